@@ -62,9 +62,7 @@ class Identity:
         """
         role, at, host = text.partition("@")
         if not at or role not in set(Role) or not is_host_name(host):
-            raise TrustError(
-                f"{text[:80]!r} is not a DECNET identity", "Use a certificate that this CA issued."
-            )
+            raise TrustError(f"{text[:80]!r} is not a DECNET identity", "Use a certificate that this CA issued.")
         return cls(Role(role), host)
 
 
