@@ -1,0 +1,103 @@
+"""Joining: the token an operator carries to a worker, and what the worker and the master then say to each other.
+
+A token is `decnet-join.` and the base64url of one JSON object. It holds the master's enrolment address, the SHA-256
+of the CA's DER certificate (the pin), the token's id and secret, the worker's name and the time it ends. It works
+once. The master stores only a hash of the secret.
+
+The order on the wire, over TLS to the enrolment address:
+  1. `GET /ca` without trust in anything: the answer is compared with the pin before anything else is sent.
+  2. On a new connection that trusts this CA alone and checks the name `decnet-master`: `POST /join` with the token's
+     id, its secret and one CSR for each identity (agent, logship, updater). The keys never leave the worker.
+  3. The answer holds the certificates. The same CSRs with the same token get the same answer again, so that an answer
+     lost on the way costs nothing; other CSRs with a used token are refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from decnet_core.errors import TrustError
+from decnet_core.fleet import Contract, HostName
+from decnet_core.identity import Role
+
+TOKEN_PREFIX = "decnet-join."  # noqa: S105 -- a format's name, not a secret
+MAX_TOKEN_CHARS = 2048
+MAX_CSR_CHARS = 8192
+"""An RSA-4096 CSR is under 2 KiB of PEM."""
+
+
+class JoinToken(Contract):
+    """What a token holds."""
+
+    address: Annotated[str, Field(max_length=260)]
+    """`host:port` of the master's enrolment endpoint."""
+    pin: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    secret: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")]
+    host: HostName
+    expires_at: datetime
+
+    def encode(self) -> str:
+        """Write the token as the one word that an operator pastes."""
+        return TOKEN_PREFIX + base64.urlsafe_b64encode(self.model_dump_json().encode()).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> JoinToken:
+        """Read a token.
+
+        Raises:
+            TrustError: it is not one, or was cut on the way.
+        """
+        advice = "Copy the whole token that `decnet-master swarm enroll` printed, or ask for a new one."
+        text = text.strip()
+        if not text.startswith(TOKEN_PREFIX) or len(text) > MAX_TOKEN_CHARS:
+            raise TrustError("That is not a join token", advice)
+        body = text.removeprefix(TOKEN_PREFIX)
+        try:
+            document = json.loads(base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
+            return cls.model_validate(document)
+        except (binascii.Error, UnicodeDecodeError, json.JSONDecodeError, ValidationError, RecursionError):
+            # The cause is not chained: pydantic's text would quote the secret.
+            raise TrustError("The join token is damaged", advice) from None
+
+
+class JoinRequest(Contract):
+    """The worker's half: who it is by the token, and one CSR (PEM) for each identity."""
+
+    token_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    secret: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")]
+    version: Annotated[str, Field(max_length=64)]
+    agent_port: Annotated[int, Field(ge=1, le=0xFFFF)] = 8765
+    updater_port: Annotated[int, Field(ge=1, le=0xFFFF)] = 8766
+    address: Annotated[str, Field(max_length=255)] | None = None
+    """Where the master reaches this worker; None means the address that the request came from."""
+    csrs: dict[Role, Annotated[str, Field(max_length=MAX_CSR_CHARS)]]
+
+
+class JoinReply(Contract):
+    """The master's half: the CA and one certificate (PEM) for each identity asked for."""
+
+    host: HostName
+    ca_pem: str
+    certificates: dict[Role, str]
+    listener_port: Annotated[int, Field(ge=1, le=0xFFFF)]
+    """Port of the master's log listener, on the address that the worker joined at."""
+
+
+class Enrolment(Contract):
+    """What a worker remembers of its joining: `<data-directory>/enrolment.json`, readable by all its daemons."""
+
+    host: HostName
+    master: Annotated[str, Field(max_length=255)]
+    """Host name or address of the master, as the token gave it."""
+    listener_port: Annotated[int, Field(ge=1, le=0xFFFF)]
+    enrolment_port: Annotated[int, Field(ge=1, le=0xFFFF)]
+
+
+ENROLMENT_FILE = "enrolment.json"

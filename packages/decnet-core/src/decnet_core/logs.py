@@ -1,0 +1,88 @@
+"""Our own log: structured lines about what the programs do, never about what attackers did (those are events).
+
+JSON on standard error when it is not a terminal (systemd's journal takes it from there), readable text on a terminal,
+or JSON appended to `<log-directory>/decnet.<role>.log`. What libraries write through the standard library's logging
+goes the same way as `library.logged`, warnings and worse only.
+
+An event name is a constant `noun.past_verb`; each package declares its own in `log_events.py`. Secrets, keys and raw
+bytes of attackers are never values: `shown` makes foreign text safe to print.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+import structlog
+
+from decnet_core.errors import ConfigError
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+def configure(role: str, *, level: str, file: Path | None = None) -> None:
+    """Set up logging for this process; called once, by the composition root of a program.
+
+    Args:
+        role: what this process is (`agent`, `listener`, …), a field of every line.
+        level: `debug`, `info`, `warning` or `error`.
+        file: appended to instead of standard error.
+
+    Raises:
+        ConfigError: the file cannot be opened.
+    """
+    out: TextIO = sys.stderr
+    if file is not None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            out = file.open("a", encoding="utf-8", buffering=1)
+        except OSError as cause:
+            raise ConfigError(
+                f"Cannot write the log {file}: {cause.strerror}", "Correct log-directory, or set log-output = stderr."
+            ) from cause
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer()
+        if out.isatty()
+        else structlog.processors.JSONRenderer(serializer=_dumps, ensure_ascii=False)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(role=role)
+    logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING, force=True)
+
+
+def shown(data: bytes | str, limit: int = 80) -> str:
+    """Make foreign bytes safe to log: printable ASCII only, bounded."""
+    text = data.decode("latin-1") if isinstance(data, bytes) else data
+    return ascii(text[:limit])[1:-1] + ("…" if len(text) > limit else "")
+
+
+def _dumps(value: Any, **options: Any) -> str:
+    return json.dumps(value, **options)
+
+
+class _ToStructlog(logging.Handler):
+    """Hands a library's record on as one structured line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "error" if record.levelno >= logging.ERROR else "warning"
+        log = structlog.get_logger()
+        getattr(log, level)(
+            "library.logged",
+            library=record.name,
+            message=shown(record.getMessage(), 500),
+            exc_info=record.exc_info if record.exc_info and record.exc_info[0] else None,
+        )

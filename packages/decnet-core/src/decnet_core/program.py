@@ -1,0 +1,38 @@
+"""From a program's main function to its exit code: one place for all four console scripts.
+
+A DecnetError becomes two lines on standard error, what happened and what to do, and its exit code; Ctrl-C ends
+with 130 as shells expect. Anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from decnet_core.errors import DecnetError, ExitCode
+
+
+def run_program(main: Callable[[], int | None]) -> NoReturn:
+    """Call main and end the process with what it means to a shell."""
+    try:
+        code = main() or ExitCode.OK
+        sys.stdout.flush()
+    except DecnetError as error:
+        print_error(error)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # The reader went away (`… | head`): not our failure. Keep Python from flushing into the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(int(code))
+
+
+def print_error(error: DecnetError) -> None:
+    """Tell a person what happened and what to do."""
+    sys.stderr.write(f"error: {error.message}\n")
+    if error.advice:
+        sys.stderr.write(f"  what to do: {error.advice}\n")

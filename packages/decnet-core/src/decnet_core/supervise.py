@@ -1,0 +1,99 @@
+"""Keep child processes running: restart with back-off, one signal stops all, none outlives its supervisor.
+
+A child that dies is started again after a delay that doubles from `FIRST_DELAY_SECS` to `LONGEST_DELAY_SECS` and
+starts anew once it has run for `STEADY_SECS`. A child that ends with a code that restarting cannot mend (usage,
+trust, configuration, a port in use) ends the whole: waiting would hide it. `optional` children are given up
+instead, with a log line.
+
+It does not redirect output: children write to the supervisor's standard error, whose lines carry their role.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from decnet_core.daemon import SUPERVISOR_PID
+from decnet_core.errors import DecnetError, ExitCode
+
+FIRST_DELAY_SECS = 0.2
+LONGEST_DELAY_SECS = 30.0
+STEADY_SECS = 30.0
+STOP_SECS = 10.0
+"""How long a child has to end after SIGTERM before SIGKILL; systemd's own default is 90 s, so we stay inside it."""
+
+CONFLICT_ATTEMPTS = 5
+"""A port in use may still belong to the child of a supervisor that was killed and is just ending: about six seconds."""
+
+_HOPELESS = frozenset({ExitCode.USAGE, ExitCode.TRUST, ExitCode.CONFIG})
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A program to keep running."""
+
+    name: str
+    argv: Sequence[str]
+    optional: bool = False
+
+
+class ChildFailed(DecnetError):
+    """A child ended in a way that a restart cannot mend; carries the child's own exit code."""
+
+
+async def keep_running(child: Child, environment: Mapping[str, str] | None = None) -> None:
+    """Run one child for ever; cancel to stop it.
+
+    Raises:
+        ChildFailed: it cannot run as it is configured (never for an optional one, which is given up).
+    """
+    delay_secs = FIRST_DELAY_SECS
+    conflicts = 0
+    while True:
+        started = time.monotonic()
+        code = await _run_once(child, environment)
+        conflicts = conflicts + 1 if code == ExitCode.CONFLICT else 0
+        if code in _HOPELESS or conflicts == CONFLICT_ATTEMPTS:
+            if child.optional:
+                log.warning("child.given_up", child=child.name, exit_code=code)
+                return await asyncio.Event().wait()  # type: ignore[return-value]  # never comes back
+            failure = ChildFailed(f"{child.name} ended with exit code {code}", "Its own message stands above.")
+            failure.exit_code = ExitCode(code)
+            raise failure
+        if time.monotonic() - started >= STEADY_SECS:
+            delay_secs = FIRST_DELAY_SECS
+        log.warning("child.exited", child=child.name, exit_code=code, restart_in_secs=delay_secs)
+        await asyncio.sleep(delay_secs)
+        delay_secs = min(delay_secs * 2, LONGEST_DELAY_SECS)
+
+
+async def _run_once(child: Child, environment: Mapping[str, str] | None) -> int:
+    surroundings = {**os.environ, **(environment or {}), SUPERVISOR_PID: str(os.getpid())}
+    surroundings.pop("NOTIFY_SOCKET", None)  # the manager hears from the supervisor alone
+    process = await asyncio.create_subprocess_exec(*child.argv, env=surroundings, stdin=asyncio.subprocess.DEVNULL)
+    log.info("child.started", child=child.name, pid=process.pid)
+    try:
+        return await process.wait()
+    except asyncio.CancelledError:
+        await _stop(process)
+        raise
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), STOP_SECS)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
