@@ -1,0 +1,81 @@
+"""The master's configuration: section `[master]` beside the shared `[decnet]`.
+
+Where the master's files lie is derived from the data directory here and nowhere else, so that its four processes
+agree:
+
+    <data-directory>/ca/                  the certificate authority
+    <data-directory>/identities/          the master's own identity
+    <data-directory>/journal/             what the listener received and the ingester has not stored yet
+    <data-directory>/controller.secret    what the operator's CLI shows the controller (0600)
+    <data-directory>/api.secret           what signs the API's session tokens (0600)
+    <data-directory>/decnet.sqlite3       the database, unless database-url names another
+
+Addresses are `host:port`, IPv6 hosts in brackets; they are parsed where they are listened on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from decnet_core.settings import RoleSettings
+from pydantic import Field
+
+
+class MasterSettings(RoleSettings):
+    """What the master's processes and the operator's CLI read; see decnet.ini.example for each key's story."""
+
+    section: ClassVar[str] = "master"
+
+    api_address: str = "127.0.0.1:8000"
+    """REST API and dashboard."""
+    controller_address: str = "127.0.0.1:8770"
+    """Swarm controller; serves the operator's CLI on this machine."""
+    enrolment_address: str = "0.0.0.0:8771"
+    """Where workers join, over TLS."""
+    listener_address: str = "0.0.0.0:6514"
+    """Where workers ship their logs to."""
+    public_address: str | None = None
+    """What workers dial and join tokens name: `host`, or `host:port` when enrolment is reached through another port."""
+    database_url: str | None = None
+    """An SQLAlchemy URL, `postgresql+asyncpg://…` or `sqlite+aiosqlite:///…`; None is SQLite in the data directory."""
+    ca_passphrase: str | None = None
+    """Encrypts the CA's key at rest; needed by `init` and by the controller, best given as a variable."""
+    token_minutes: Annotated[int, Field(ge=1, le=24 * 60)] = 30
+    """How long a join token may be used."""
+    session_minutes: Annotated[int, Field(ge=1, le=24 * 60)] = 60
+    """How long a login at the API lasts."""
+    batch_size: Annotated[int, Field(ge=1, le=50_000)] = 2_000
+    """Rows that the ingester stores in one transaction, at most."""
+    batch_max_wait_ms: Annotated[int, Field(ge=1, le=10_000)] = 250
+    """How long the ingester waits for a batch to fill, once it holds a row."""
+
+    @property
+    def ca_directory(self) -> Path:
+        """The folder of the certificate authority."""
+        return self.data_directory / "ca"
+
+    @property
+    def identities_directory(self) -> Path:
+        """The folder of the master's own identity, a `KeyStore`."""
+        return self.data_directory / "identities"
+
+    @property
+    def journal_directory(self) -> Path:
+        """The folder of the journal's segments."""
+        return self.data_directory / "journal"
+
+    @property
+    def controller_secret_file(self) -> Path:
+        """The file whose content the controller wants as a bearer token."""
+        return self.data_directory / "controller.secret"
+
+    @property
+    def api_secret_file(self) -> Path:
+        """The file whose content signs the API's session tokens."""
+        return self.data_directory / "api.secret"
+
+    @property
+    def database(self) -> str:
+        """The URL of the database, whichever it is."""
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_directory / 'decnet.sqlite3'}"
