@@ -1,0 +1,13 @@
+"""The lab: the real pieces that tests and the demonstration run against, on demand and never touching the machine's.
+
+- `engine`     a private Docker daemon with its own storage, socket and state
+- `image`      the decky images, built without a registry and kept between runs
+- `lan`        a network segment with an attacker on it
+- `processes`  our daemons as child processes that never outlive the test
+- `postgres`   a private database cluster
+- `slots`      how parallel and killed runs stay out of one another's way
+
+Everything lives under `DECNET_LAB_CACHE` (default /var/cache/decnet-lab: what is worth keeping) and `DECNET_LAB_RUN`
+(default /run/decnet-lab: what is gone after a boot). A part that the machine lacks raises `MissingPart`, which says
+what to install; the fixtures turn that into a skip, or into a failure where CI=true.
+"""

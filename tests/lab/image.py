@@ -1,0 +1,214 @@
+"""The decky images, built without a registry and kept between runs.
+
+    mmdebstrap ──▶ decky-rootfs:bookworm ──▶ decky-base:bookworm ──▶ decky-ssh:bookworm
+                   (docker import)           (decky-images/base)     (decky-images/ssh)
+
+What an image is made of is hashed (files, modes, the image below it) into its label `context`; an image with the
+right label is left alone, so a warm call costs a few milliseconds. What was built is also kept as one archive in
+`<cache>/images`, from which the engine of another slot, or an emptied one, is filled in seconds. Builders take turns
+by a lock.
+
+`DECNET_LAB_MIRROR` names the Debian mirror of an air-gapped site; without it mmdebstrap takes Debian's own. Nothing
+is pulled from a registry.
+
+`python -m tests.lab.image` prepares the images of the first free engine, saying what it does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+from decnet_core.errors import DecnetError
+from docker.errors import APIError, BuildError, ImageNotFound
+
+from tests.lab import slots
+from tests.lab.engine import LabEngine
+from tests.lab.slots import MissingPart
+
+SUITE = "bookworm"
+ROOTFS_TAG = f"decky-rootfs:{SUITE}"
+BASE_TAG = f"decky-base:{SUITE}"
+SSH_TAG = f"decky-ssh:{SUITE}"
+CONTEXTS = Path(__file__).resolve().parents[2] / "decky-images"
+
+_LABEL = "context"
+_ROOTFS_SECS = 900  # measured 19 s; a slow mirror takes minutes
+_ROOTFS_RECIPE = b"mmdebstrap minbase 1"  # changes when the flags below do
+
+Progress = Callable[[str], None]
+
+
+def ensure_images(engine: LabEngine, progress: Progress | None = None) -> str:
+    """Bring the engine to hold the current decky images.
+
+    Args:
+        engine: the running engine to fill.
+        progress: called with one line before each step that takes long.
+
+    Returns:
+        The tag of the SSH decky's image.
+
+    Raises:
+        MissingPart: mmdebstrap is missing, or neither a mirror nor a kept archive is at hand.
+    """
+    progress = progress or _silently
+    base_key, ssh_key = _keys()
+    client = engine.client()
+    try:
+        if _has(client, SSH_TAG, ssh_key):
+            return SSH_TAG
+        with _taking_turns():
+            archive = _folder() / f"decky-{ssh_key[:16]}.tar"
+            if archive.exists():
+                progress("Loading the decky images into the engine")
+                with archive.open("rb") as stream:
+                    client.images.load(stream)
+            if not _has(client, SSH_TAG, ssh_key):
+                _build_all(client, base_key, ssh_key, progress)
+                _keep(client, archive, progress)
+    finally:
+        client.close()
+    return SSH_TAG
+
+
+def is_prepared() -> bool:
+    """Tell whether the archive of the current images is at hand, without asking an engine."""
+    return (_folder() / f"decky-{_keys()[1][:16]}.tar").exists()
+
+
+def main() -> int:
+    """Prepare the images, or do nothing at once when they are there."""
+    started = time.monotonic()
+    try:
+        if not is_prepared():
+            with LabEngine() as engine:
+                ensure_images(engine, lambda line: print(f"==> {line}", flush=True))
+            print(f"==> Decky images are ready ({time.monotonic() - started:.0f} s)", flush=True)
+    except DecnetError as error:
+        print(f"error: {error.message}\n  {error.advice}", file=sys.stderr)
+        return int(error.exit_code)
+    return 0
+
+
+def _silently(line: str) -> None:
+    del line
+
+
+def _folder() -> Path:
+    return slots.cache_folder() / "images"
+
+
+def _keys() -> tuple[str, str]:
+    """Return the keys of base and ssh: what each is made of, down to the root file system."""
+    rootfs_key = hashlib.sha256(_ROOTFS_RECIPE + SUITE.encode() + platform.machine().encode()).hexdigest()
+    base_key = _context_key(CONTEXTS / "base", rootfs_key)
+    return base_key, _context_key(CONTEXTS / "ssh", base_key)
+
+
+def _context_key(folder: Path, below: str) -> str:
+    digest = hashlib.sha256(below.encode())
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            digest.update(
+                f"{name}\0{path.stat().st_mode & 0o111}\0{path.stat().st_size}\0".encode() + path.read_bytes()
+            )
+    return digest.hexdigest()
+
+
+def _has(client: docker.DockerClient, tag: str, key: str) -> bool:
+    try:
+        return client.images.get(tag).labels.get(_LABEL) == key
+    except ImageNotFound:
+        return False
+
+
+def _build_all(client: docker.DockerClient, base_key: str, ssh_key: str, progress: Progress) -> None:
+    rootfs = _rootfs(progress)
+    progress(f"Importing {ROOTFS_TAG}")
+    client.api.import_image_from_file(str(rootfs), repository="decky-rootfs", tag=SUITE)
+    _build(client, "base", BASE_TAG, base_key, {"ROOTFS": ROOTFS_TAG}, progress)
+    _build(client, "ssh", SSH_TAG, ssh_key, {"BASE": BASE_TAG}, progress)
+
+
+def _rootfs(progress: Progress) -> Path:
+    """Return the archive of a minimal Debian, made by mmdebstrap when it is not there yet."""
+    path = _folder() / f"rootfs-{SUITE}-{platform.machine()}.tar"
+    if path.exists():
+        return path
+    slots.require_root("mmdebstrap")
+    mmdebstrap = slots.require_program("mmdebstrap", "mmdebstrap debian-archive-keyring")
+    progress(f"Making a root file system of Debian {SUITE} with mmdebstrap (about 20 s)")
+    partial = path.with_suffix(".partial.tar")
+    # mmdebstrap copies this machine's name and resolver into the tree: they are nobody's business
+    argv = [mmdebstrap, "--variant=minbase", "--quiet", '--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"']
+    argv += [SUITE, str(partial)]
+    if mirror := os.environ.get("DECNET_LAB_MIRROR"):
+        argv.append(mirror)
+    try:
+        subprocess.run(argv, check=True, capture_output=True, timeout=_ROOTFS_SECS, stdin=subprocess.DEVNULL)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        partial.unlink(missing_ok=True)
+        said = (error.stderr or b"").decode(errors="replace").strip().splitlines()[-3:]
+        raise MissingPart(
+            f"mmdebstrap could not make a Debian {SUITE} tree: {' | '.join(said) or error}",
+            "Check that the Debian mirror is reachable, or name another one in DECNET_LAB_MIRROR",
+        ) from error
+    partial.rename(path)
+    return path
+
+
+def _build(
+    client: docker.DockerClient, context: str, tag: str, key: str, arguments: dict[str, str], progress: Progress
+) -> None:
+    progress(f"Building {tag}")
+    try:
+        client.images.build(
+            path=str(CONTEXTS / context),
+            tag=tag,
+            buildargs=arguments,
+            labels={_LABEL: key},
+            network_mode="host",  # the lab's engine has no bridge; apt-get inside needs the mirror
+            rm=True,
+            forcerm=True,
+        )
+    except (BuildError, APIError) as error:
+        said = [str(part.get("stream") or part.get("error") or "").strip() for part in getattr(error, "build_log", [])]
+        ending = " | ".join(line for line in said if line)[-600:]
+        raise MissingPart(
+            f"{tag} could not be built: {error}: {ending}",
+            "Check that the Debian mirror is reachable from this machine",
+        ) from error
+
+
+def _keep(client: docker.DockerClient, archive: Path, progress: Progress) -> None:
+    progress("Keeping the decky images for other engines")
+    for old in _folder().glob("decky-*.tar"):
+        old.unlink()
+    partial = archive.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        for chunk in client.api.get_image(SSH_TAG):
+            stream.write(chunk)
+    partial.rename(archive)
+
+
+@contextmanager
+def _taking_turns() -> Iterator[None]:
+    _folder().mkdir(parents=True, exist_ok=True)
+    with (_folder() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
