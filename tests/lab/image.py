@@ -1,7 +1,7 @@
 """The decky images, built without a registry and kept between runs.
 
     mmdebstrap ──▶ decky-rootfs:bookworm ──▶ decky-base:bookworm ──▶ decky-ssh:bookworm
-                   (docker import)           (decky-images/base)     (decky-images/ssh)
+                   (docker import)           (images/base)           (images/ssh)
 
 What an image is made of is hashed (files, modes, the image below it) into its label `context`; an image with the
 right label is left alone, so a warm call costs a few milliseconds. What was built is also kept as one archive in
@@ -39,7 +39,7 @@ SUITE = "bookworm"
 ROOTFS_TAG = f"decky-rootfs:{SUITE}"
 BASE_TAG = f"decky-base:{SUITE}"
 SSH_TAG = f"decky-ssh:{SUITE}"
-CONTEXTS = Path(__file__).resolve().parents[2] / "decky-images"
+CONTEXTS = Path(__file__).resolve().parents[2] / "packages/decnet-agent/src/decnet_agent/images"
 
 _LABEL = "context"
 _ROOTFS_SECS = 900  # measured 19 s; a slow mirror takes minutes
