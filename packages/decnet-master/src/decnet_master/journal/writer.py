@@ -1,0 +1,238 @@
+"""Append to the journal: the listener's one writer.
+
+`append` is a group commit: all blocks of all connections in one write, one fdatasync, then the table and the marker.
+It blocks, so the listener calls it in a thread, one call at a time; `durable_offset` may be asked at any moment.
+
+When the disk fails. A write that cannot be done whole (ENOSPC, EDQUOT, EIO, a file size limit) is cut away and
+RetryLater raised: nothing of it was promised to anyone, and the same blocks may be appended again. If even the cut
+fails, or fdatasync did (after which the kernel may have dropped what it could not write, and reports it once only),
+the segment is suspect: the next append first cuts it back to what was durable before, syncs that, and goes on in a
+new segment. Until that works, every append raises RetryLater.
+
+Opening takes the lock, cuts the torn tail of the newest segment, and makes durable what was written whole before a
+crash: those lines were not acknowledged, so their sender will find that the table has them already.
+
+Damage before the marker is not a torn tail: it was acknowledged. Opening refuses then, rather than cut it away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Self
+
+from decnet_core.errors import Conflict, LocalProtocolError, RemoteProtocolError, RetryLater, Unavailable
+
+from decnet_master.journal.record import Block, Key, Kind, encode_block, encode_snapshot
+from decnet_master.journal.recovery import scan
+from decnet_master.journal.segments import (
+    DURABLE_FILE,
+    LOCK_FILE,
+    START,
+    Position,
+    encode_marker,
+    read_marker,
+    segment_numbers,
+    segment_path,
+    sync_folder,
+)
+from decnet_master.journal.table import OffsetTable
+
+SEGMENT_BYTES = 64 << 20
+"""A start scans one segment (a fifth of a second), and the disk is given back in such pieces."""
+
+_MODE = 0o640
+_FULL = "Free space in the data-directory; the workers keep their lines and send them again by themselves."
+
+
+class JournalWriter:
+    """The open journal; make one with `open`, end it with `close`."""
+
+    def __init__(self, folder: Path, lock_fd: int, segment_bytes: int) -> None:
+        self._folder = folder
+        self._lock_fd = lock_fd
+        self._segment_bytes = segment_bytes
+        self._table = OffsetTable()
+        self._marker_fd = -1
+        self._fd = -1
+        self._end = START  # behind the last durable record
+        self._suspect = False  # an append failed in a way that leaves the segment's tail unknown
+        self._published = START
+
+    @classmethod
+    def open(cls, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> Self:
+        """Open the journal, made if need be, and recover it.
+
+        Raises:
+            Conflict: another process writes it.
+            RetryLater: the disk is full.
+            Unavailable: the folder cannot be used.
+            RemoteProtocolError: what was acknowledged is damaged.
+        """
+        try:
+            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            lock_fd = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        except OSError as cause:
+            raise Unavailable(
+                f"Cannot use the journal's folder {folder}: {cause.strerror}", "The daemon's user must own it."
+            ) from cause
+        writer = cls(folder, lock_fd, segment_bytes)
+        try:
+            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            writer._recover()
+        except BlockingIOError as cause:
+            writer.close()
+            raise Conflict(f"Another listener writes the journal {folder}", "Stop it, or use it.") from cause
+        except OSError as cause:
+            writer.close()
+            raise RetryLater(f"Cannot open the journal {folder}: {cause.strerror}", _FULL) from cause
+        except RemoteProtocolError:
+            writer.close()
+            raise
+        return writer
+
+    def close(self) -> None:
+        """Let go of the files and the lock; appended blocks are durable already."""
+        for fd in (self._fd, self._marker_fd, self._lock_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._marker_fd = self._lock_fd = -1
+
+    @property
+    def end(self) -> Position:
+        """Behind the last durable record."""
+        return self._end
+
+    def durable_offset(self, identity: str, stream: str) -> int:
+        """Tell up to which byte of the stream everything is durable; 0 for one that was never heard of."""
+        return self._table.get((identity, stream))
+
+    def append(self, blocks: Iterable[Block]) -> None:
+        """Make blocks durable, all or none.
+
+        Args:
+            blocks: each begins where its stream's last one ended. None is allowed: it only publishes the marker
+                again if that failed before.
+
+        Raises:
+            RetryLater: the disk did not take them; nothing changed, try again.
+            LocalProtocolError: a gap or an overlap in a stream, or a block that does not fit its offsets.
+        """
+        blocks = list(blocks)
+        moved = self._moved(blocks)
+        data = b"".join(map(encode_block, blocks))
+        try:
+            if self._suspect:
+                self._heal()
+            elif self._end.offset >= self._segment_bytes:
+                self._begin_segment(self._end.segment + 1)
+            if data:
+                self._write(data)
+        except OSError as cause:
+            raise RetryLater(f"The journal's disk did not take a block: {cause.strerror}", _FULL) from cause
+        self._end = Position(self._end.segment, self._end.offset + len(data))
+        self._table.update(moved)
+        self._publish()
+
+    def _moved(self, blocks: list[Block]) -> dict[Key, int]:
+        moved: dict[Key, int] = {}
+        for block in blocks:
+            if block.kind is not Kind.FRAMES:  # plain senders never resume: their streams end with the connection
+                expected = moved.get(block.key, self._table.get(block.key))
+                if block.start != expected:
+                    raise LocalProtocolError(
+                        f"A block of {block.identity} begins at {block.start}, its stream is at {expected}"
+                    )
+                moved[block.key] = block.end
+        return moved
+
+    def _write(self, data: bytes) -> None:
+        """Write and sync at the end; on an error leave nothing behind, or remember that something may be."""
+        view = memoryview(data)
+        at = self._end.offset
+        try:
+            while view:
+                written = os.pwrite(self._fd, view, at)
+                view, at = view[written:], at + written
+        except OSError:
+            self._suspect = True
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, self._end.offset)
+                os.fdatasync(self._fd)
+                self._suspect = False
+            raise
+        try:
+            os.fdatasync(self._fd)
+        except OSError:
+            self._suspect = True
+            raise
+
+    def _heal(self) -> None:
+        os.ftruncate(self._fd, self._end.offset)
+        os.fsync(self._fd)
+        self._begin_segment(self._end.segment + 1)
+        self._suspect = False
+
+    def _begin_segment(self, number: int) -> None:
+        """Make the next segment, whole and durable, then write to it."""
+        path = segment_path(self._folder, number)
+        unfinished = path.with_suffix(".new")
+        head = encode_snapshot(self._table.entries())
+        fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
+        try:
+            view = memoryview(head)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+            unfinished.rename(path)
+            sync_folder(self._folder)
+        except OSError:
+            os.close(fd)
+            for leftover in (unfinished, path):
+                leftover.unlink(missing_ok=True)
+            raise
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
+        self._end = Position(number, len(head))
+
+    def _publish(self) -> None:
+        """Let readers have what is durable; a failure costs delay only and is made good by the next append."""
+        if self._published == self._end:
+            return
+        with contextlib.suppress(OSError):
+            os.pwrite(self._marker_fd, encode_marker(self._end), 0)
+            self._published = self._end
+
+    def _recover(self) -> None:
+        for leftover in self._folder.glob("*.new"):
+            leftover.unlink()
+        marker = read_marker(self._folder)
+        self._marker_fd = os.open(self._folder / DURABLE_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        numbers = segment_numbers(self._folder)
+        if marker.segment > (numbers[-1] if numbers else 0):
+            raise RemoteProtocolError(
+                f"The journal's segment {marker.segment} is missing", "Restore the journal's folder from a backup."
+            )
+        if numbers:
+            self._recover_segment(numbers[-1], marker)
+        else:
+            self._begin_segment(1)
+        sync_folder(self._folder)
+        self._publish()
+
+    def _recover_segment(self, number: int, marker: Position) -> None:
+        self._fd = os.open(segment_path(self._folder, number), os.O_RDWR | os.O_CLOEXEC)
+        found = scan(self._fd)
+        if not found.has_head or (number == marker.segment and found.end_bytes < marker.offset):
+            raise RemoteProtocolError(
+                f"The journal is damaged in segment {number} near byte {found.end_bytes}",
+                "What lies behind was acknowledged: restore the journal's folder from a backup.",
+            )
+        os.ftruncate(self._fd, found.end_bytes)
+        os.fsync(self._fd)
+        self._table = found.table
+        self._end = Position(number, found.end_bytes)
