@@ -173,11 +173,17 @@ async def test_a_new_root_is_trusted_from_the_next_handshake(master, impostor, c
         assert await server.hear(newcomer) == b"hello\n"
 
 
-async def test_a_reload_that_fails_keeps_serving(master, agent):
+@pytest.mark.parametrize("stale", ["key", "certificate", "ca"])
+async def test_a_reload_that_fails_keeps_serving(master, agent, ca, tmp_path, stale):
+    """One file of three is of another moment: a certificate loaded before its key would cost a live context its key."""
     context = server_context(master)
-    master.key.write_bytes(certificates.key_pem(certificates.generate_key()))
-    with pytest.raises(TrustError, match="is not the key of"):
-        reload(context, master)
+    renewed = ca.files(tmp_path / "renewed", MASTER)
+    if stale == "ca":
+        renewed.ca.unlink()
+    else:
+        getattr(renewed, stale).write_bytes(getattr(master, stale).read_bytes())
+    with pytest.raises(TrustError):
+        reload(context, renewed)
     async with Echo(context) as server:
         assert await server.hear(client_context(agent, agent.ca)) == b"hello\n"
 
