@@ -1,0 +1,33 @@
+"""The master's database, the only room that knows SQL.
+
+`Store.open(url)` gives one room per noun: `hosts`, `fleet`, `events`, `users`, `ingest`. Each method is one
+transaction. What comes out are frozen values, never rows; what goes wrong is a `decnet_core.errors` error:
+
+- `RetryLater`: the database is away, locked or full; nothing was written, come again.
+- `Unavailable`: it cannot be used as it is configured.
+- `ConfigError`: its schema is not this release's; `decnet-master init` migrates.
+
+`migrate(url)` creates or updates the schema; it alone imports alembic, and only when it is called.
+"""
+
+from decnet_master.store.events import NewEvent
+from decnet_master.store.fleet import PlacedDecky
+from decnet_master.store.hosts import Host, HostStatus, IssuedCertificate, Redemption
+from decnet_master.store.ingest import DeadLetter
+from decnet_master.store.migration import migrate
+from decnet_master.store.store import Store
+from decnet_master.store.users import User, UserRole
+
+__all__ = [
+    "DeadLetter",
+    "Host",
+    "HostStatus",
+    "IssuedCertificate",
+    "NewEvent",
+    "PlacedDecky",
+    "Redemption",
+    "Store",
+    "User",
+    "UserRole",
+    "migrate",
+]

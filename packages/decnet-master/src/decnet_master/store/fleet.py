@@ -1,0 +1,149 @@
+"""The fleet as it shall be and as it was last seen.
+
+Desired state is replaced as a whole under a generation number that only grows. What a worker reported is kept beside
+it, decky by decky. A decky that is no longer wanted stays, marked so, until its worker says that it is gone: it may
+still run. Reports about an older generation than a decky's own change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from decnet_core.errors import Conflict, LocalProtocolError
+from decnet_core.fleet import DeckyPhase, DeckySpec, DeckyState, ShardReport
+from sqlalchemy import Row, and_, delete, func, insert, or_, select, text, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from decnet_master.store.engine import Database
+from decnet_master.store.schema import deckies, generations
+from decnet_master.store.values import micros, original, storable
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedDecky:
+    """One decky on its host.
+
+    Attributes:
+        host: the worker that runs it, or shall.
+        spec: as it was asked for.
+        phase: as the worker last reported it; None before its first report.
+        ip, mac: what it really has, as reported.
+        error: why it is not running.
+        generation: the desired state that it belongs to.
+    """
+
+    host: str
+    spec: DeckySpec
+    phase: DeckyPhase | None
+    ip: str | None
+    mac: str | None
+    error: str | None
+    generation: int
+
+
+class Fleet:
+    """The room of the fleet."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def next_generation(self, now: datetime) -> int:
+        """Take the next generation number: larger than any taken before, never the same for two callers."""
+        async with self._database.write() as connection:
+            result = await connection.execute(insert(generations).values(created_at=micros(now), placed=False))
+            (number,) = result.inserted_primary_key or (None,)
+        if not isinstance(number, int):
+            raise LocalProtocolError("The database gave no generation number")
+        return number
+
+    async def place(self, generation: int, placements: Sequence[tuple[str, DeckySpec]]) -> None:
+        """Replace the whole desired state.
+
+        Args:
+            generation: from `next_generation`.
+            placements: host and decky; hosts are known, deckies' names differ.
+
+        Raises:
+            Conflict: a newer generation is placed already, a name occurs twice, or a host is not known.
+        """
+        names = [spec.name for _, spec in placements]
+        if len(set(names)) != len(names):
+            raise Conflict("Two deckies of the fleet have the same name", "Give each decky its own name.")
+        try:
+            async with self._database.write() as connection:
+                if not self._database.is_sqlite:  # there, the write lock does it
+                    await connection.execute(text("LOCK TABLE deckies IN SHARE ROW EXCLUSIVE MODE"))
+                await _claim(connection, generation)
+                await connection.execute(update(deckies).values(desired=False))
+                for host, spec in placements:
+                    await _put(connection, generation, host, spec)
+        except IntegrityError:
+            raise Conflict("The fleet names a host that is not enrolled", "Enrol it, or leave it out.") from None
+
+    async def current(self) -> list[PlacedDecky]:
+        """List what shall run, by host and name."""
+        return await self._list(desired=True)
+
+    async def lingering(self) -> list[PlacedDecky]:
+        """List what shall no longer run and has not been reported gone, by host and name."""
+        return await self._list(desired=False)
+
+    async def record(self, report: ShardReport) -> None:
+        """Note what became of a worker's shard."""
+        mine = and_(deckies.c.host == report.host, deckies.c.generation <= report.generation)
+        present = {decky.name for decky in report.deckies}
+        async with self._database.write() as connection:
+            for state in report.deckies:
+                change = update(deckies).where(mine, deckies.c.name == state.name)
+                await connection.execute(change.values(**_observed(state), observed_generation=report.generation))
+            # What shall not run and is not in a report of everything that runs is gone.
+            gone = or_(deckies.c.name.in_(report.removed), deckies.c.name.not_in(present))
+            await connection.execute(delete(deckies).where(mine, deckies.c.desired.is_(False), gone))
+
+    async def _list(self, *, desired: bool) -> list[PlacedDecky]:
+        query = select(deckies).where(deckies.c.desired.is_(desired)).order_by(deckies.c.host, deckies.c.name)
+        async with self._database.read() as connection:
+            return [_placed(row) for row in await connection.execute(query)]
+
+
+async def _claim(connection: AsyncConnection, generation: int) -> None:
+    """Make this the placed generation, or refuse."""
+    claim = update(generations).where(generations.c.number == generation).values(placed=True)
+    if (await connection.execute(claim)).rowcount != 1:
+        raise Conflict(f"Generation {generation} was never taken", "Take one with next_generation.")
+    newest = select(func.max(generations.c.number)).where(generations.c.placed)
+    if (await connection.execute(newest)).scalar_one() > generation:
+        raise Conflict(f"Generation {generation} is older than the fleet's", "Plan again from the present state.")
+
+
+async def _put(connection: AsyncConnection, generation: int, host: str, spec: DeckySpec) -> None:
+    values = {"generation": generation, "desired": True, "spec": spec.model_dump_json()}
+    change = update(deckies).where(deckies.c.host == host, deckies.c.name == spec.name).values(values)
+    if (await connection.execute(change)).rowcount == 0:
+        await connection.execute(insert(deckies).values(host=host, name=spec.name, **values))
+
+
+def _observed(state: DeckyState) -> dict[str, Any]:
+    return {
+        "phase": state.phase.value,
+        "ip": None if state.ip is None else str(state.ip),
+        "mac": state.mac,
+        "container": None if state.container is None else storable(state.container),
+        "error": None if state.error is None else storable(state.error),
+    }
+
+
+def _placed(row: Row[Any]) -> PlacedDecky:
+    return PlacedDecky(
+        host=row.host,
+        spec=DeckySpec.model_validate_json(row.spec),
+        phase=None if row.phase is None else DeckyPhase(row.phase),
+        ip=row.ip,
+        mac=row.mac,
+        error=None if row.error is None else original(row.error),
+        generation=row.generation,
+    )

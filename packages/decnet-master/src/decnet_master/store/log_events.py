@@ -1,0 +1,5 @@
+"""Names of the log lines that the store writes, with their meaning."""
+
+LOG_EVENTS: dict[str, str] = {
+    "database.migrated": "the database's schema was brought to what this release needs",
+}

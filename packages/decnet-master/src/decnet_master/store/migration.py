@@ -1,0 +1,85 @@
+"""Bring a database's schema to what this release needs.
+
+The migrations lie beside this module (`migrations/versions/`) and travel in the wheel; no alembic.ini is read. A
+migration is one transaction on both engines: it happened, or nothing did. Two programs that migrate at the same moment
+do it one after the other (SQLite's write lock, an advisory lock on PostgreSQL).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from decnet_master.store.engine import Database, create_file, database_url
+from decnet_master.store.schema import HEAD
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+# Any number that is the same for all who migrate: "decnet" in ASCII.
+_ADVISORY_LOCK = 0x6465636E6574
+
+log = structlog.get_logger()
+
+
+async def migrate(url: str) -> None:
+    """Create the schema, or update it to this release's; a no-op when it is there already.
+
+    Args:
+        url: as for `Store.open`. SQLite's file is created, readable by this user alone.
+
+    Raises:
+        ConfigError: not such a URL.
+        Unavailable, RetryLater: the database does not answer, or its file cannot be created.
+    """
+    await walk(url, HEAD)
+    log.info("database.migrated", revision=HEAD)
+
+
+async def walk(url: str, revision: str) -> None:
+    """Go to a revision, up or down; `base` is the empty database. Down loses data: for tests and for emergencies."""
+    parsed = database_url(url)
+    create_file(parsed)
+    database = Database(parsed, connections=1)
+    try:
+        async with database.write() as connection:
+            if not database.is_sqlite:
+                await connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
+            await connection.run_sync(_walk_to(revision))
+    finally:
+        await database.close()
+
+
+def alembic_config(connection: Connection | None = None) -> Config:
+    """Make alembic's configuration in memory."""
+    from alembic.config import Config  # noqa: PLC0415 -- 7 MB that only a migration pays
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _walk_to(revision: str) -> Callable[[Connection], None]:
+    def run(connection: Connection) -> None:
+        from alembic import command  # noqa: PLC0415 -- see above
+        from alembic.runtime.migration import MigrationContext  # noqa: PLC0415
+        from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+        config = alembic_config(connection)
+        here = MigrationContext.configure(connection).get_current_revision()
+        known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+        if here is not None and (revision == "base" or known.index(here) < known.index(revision)):
+            command.downgrade(config, revision)
+        else:
+            command.upgrade(config, revision)
+
+    return run

@@ -1,0 +1,1 @@
+"""The schema's history: alembic's environment (`env.py`) and one module for each step (`versions/`)."""

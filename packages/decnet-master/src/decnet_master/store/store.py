@@ -1,0 +1,88 @@
+"""The store: one pool of connections and a room per noun on it."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from decnet_core.errors import ConfigError
+from sqlalchemy import inspect, text
+from sqlalchemy.engine import Connection
+
+from decnet_master.store.engine import CONNECTIONS, Database, database_url
+from decnet_master.store.events import Events
+from decnet_master.store.fleet import Fleet
+from decnet_master.store.hosts import Hosts
+from decnet_master.store.ingest import Ingest
+from decnet_master.store.schema import HEAD
+from decnet_master.store.users import Users
+
+
+class Store:
+    """An open database whose schema is this release's; make one with `Store.open`, and close it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.hosts = Hosts(database)
+        self.fleet = Fleet(database)
+        self.events = Events(database)
+        self.users = Users(database)
+        self.ingest = Ingest(database)
+
+    @classmethod
+    async def open(cls, url: str, connections: int = CONNECTIONS) -> Self:
+        """Connect and check the schema.
+
+        Args:
+            url: `sqlite:////path` or `postgresql://user:password@host/name`.
+            connections: the most that are held at a time.
+
+        Raises:
+            ConfigError: not such a URL, or the schema is not this release's.
+            Unavailable, RetryLater: the database does not answer.
+        """
+        parsed = database_url(url)
+        database = Database(parsed, connections)
+        try:
+            async with database.read() as connection:
+                revision = await connection.run_sync(_revision)
+            _check_schema(revision)
+        except BaseException:
+            await database.close()
+            raise
+        return cls(database)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._database.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+    async def ping(self) -> None:
+        """Ask the database for a sign of life.
+
+        Raises:
+            Unavailable, RetryLater: it gives none.
+        """
+        async with self._database.read() as connection:
+            await connection.execute(text("SELECT 1"))
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return found
+
+
+def _check_schema(revision: str | None) -> None:
+    if revision is None:
+        raise ConfigError("The database holds no DECNET schema", "Run `decnet-master init`.")
+    if revision != HEAD:
+        raise ConfigError(
+            f"The database's schema is {revision}, this release's is {HEAD}",
+            "Run `decnet-master init`; if the schema is the newer one, install the release that made it.",
+        )
