@@ -10,9 +10,9 @@ Invariants
   What must not stand raw in a line goes into `nested`; `decnet_core.syslog.nested` says how.
 - `decode` is total: a message or `RemoteProtocolError`, for any bytes. `encode(decode(line))` means the same as `line`.
 
-Two readers: `decode` splits lines of our own shape on spaces and quotes without one regular expression, and gives
-up on anything that it is not sure of (another SD-ELEMENT, a time in another form, a bracket astray): `decode_strict`
-then reads the line from its beginning. The quick one never judges a line wrong. Tests hold them equal.
+Two readers: `decode` splits lines of our own shape on spaces and quotes, and gives up on anything that it is not sure
+of (another SD-ELEMENT, a time in another form, a bracket astray): `decode_strict` then reads the line from its
+beginning. The quick one never judges a line wrong. Tests hold them equal.
 
 MSG that is not ASCII is written with a BOM, as RFC 5424 §6.4 wants. Elements of other programs stay in `other_sd` as
 they were and are written back. Whether a message came from whom its HOSTNAME says is not known here: the peer's
@@ -55,6 +55,7 @@ _PRI_OF = {priority: pri for pri, priority in _PRIORITY_OF.items()}
 _OURS = f"[{SD_ID}"
 _NAME = pattern(SD_NAME)
 _MARKS = pattern("[\0-\3]")
+_OUR_TIME = pattern("[0-9]{4}-[0-9]{2}-[0-9]{2}T(?!24)[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{6}Z")
 
 # Names of parameters come from a catalogue of some dozens; a bound all the same, for what peers send.
 _KNOWN_NAMES = 1024
@@ -197,18 +198,10 @@ def _time_of(stamp: str) -> datetime | None:
     """
     if stamp == NIL:
         return None
-    # fromisoformat alone takes many other forms and, from Python 3.14 on, hour 24.
-    if (
-        len(stamp) == 27
-        and stamp[4] == stamp[7] == "-"
-        and stamp[10] == "T"
-        and stamp[13] == stamp[16] == ":"
-        and stamp[19] == "."
-        and stamp[26] == "Z"
-        and stamp[11:13] != "24"
-    ):
-        return datetime.fromisoformat(stamp)
-    raise ValueError(stamp)
+    # fromisoformat alone takes many other forms: a NUL before the zone, or hour 24 from Python 3.14 on.
+    if _OUR_TIME.fullmatch(stamp) is None:
+        raise ValueError(stamp)
+    return datetime.fromisoformat(stamp)
 
 
 def _time_text(at: datetime | None) -> str:
