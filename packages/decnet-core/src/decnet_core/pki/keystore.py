@@ -11,7 +11,7 @@ that a repeated request is about the same key.
 
 `load` proves an identity by using it: it shakes hands with itself in memory, and the side that verifies tells the
 names, the dates and that key, certificate and CA belong together. That is the verdict that peers will reach, from the
-TLS library alone, in 2 ms; reading the certificate with `cryptography.x509` would cost each daemon 13 MB for
+TLS library alone, in a few milliseconds and 1 MB; reading the certificate with `cryptography.x509` would cost each daemon 13 MB for
 good, and notes kept beside the certificate could disagree with it. Only `create_key` imports `cryptography`.
 
 It neither asks for certificates nor decides when to renew.
