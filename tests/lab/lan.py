@@ -111,8 +111,8 @@ class Attacker:
     ) -> subprocess.CompletedProcess[bytes]:
         """Log in once by password, run one command (None: a login shell that reads `input`), and leave.
 
-        The exit code is the command's, or 5 for a refused password. The password travels in the environment, never in
-        argv.
+        The exit code is the command's, or 255 when the password is refused or nobody answers. The password travels in
+        the environment, never in argv.
         """
         argv = ["sshpass", "-e", "ssh", *SSH_OPTIONS, *(["-tt"] if tty else []), f"{user}@{address}"]
         argv += [command] if command is not None else []
