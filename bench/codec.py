@@ -19,7 +19,7 @@ from decnet_core.syslog.framing import FrameDecoder, encode_frames
 from decnet_core.syslog.rfc5424 import SyslogMessage, decode, encode
 
 LINES = 4_000
-ROUNDS = 5
+ROUNDS = 20
 BLOCK_BYTES = 256 * 1024
 
 

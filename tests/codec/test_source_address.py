@@ -45,7 +45,8 @@ def test_an_address_is_found(text: str, address: str) -> None:
     "text",
     [
         "", "hello from nowhere", "from face:b00k", "src=", "src=300.1.1.1", "src=1.2.3", "src=01.2.3.4",
-        "dst=192.0.2.7", "resrc=192.0.2.7", "version 1.2.3.4", "src=::", "src=1.2.3.4.5", "src=12:34:56", "from dead:beef",
+        "dst=192.0.2.7", "resrc=192.0.2.7", "version 1.2.3.4", "src=::", "src=1.2.3.4.5", "src=12:34:56",
+        "from dead:beef",
     ],
 )  # fmt: skip
 def test_no_address_is_made_up(text: str) -> None:

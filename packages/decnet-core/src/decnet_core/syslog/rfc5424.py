@@ -24,7 +24,6 @@ Source: RFC 5424 §6.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from functools import lru_cache
 from re import compile as pattern
 
 from decnet_core.errors import LocalProtocolError, RemoteProtocolError
@@ -38,7 +37,6 @@ from decnet_core.syslog.strict import (
     SD_NAME,
     decode_strict,
     read_structured_data,
-    refusal,
     with_nested,
 )
 
@@ -57,7 +55,7 @@ _NAME = pattern(SD_NAME)
 _MARKS = pattern("[\0-\3]")
 _OUR_TIME = pattern("[0-9]{4}-[0-9]{2}-[0-9]{2}T(?!24)[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{6}Z")
 
-# Names of parameters come from a catalogue of some dozens; a bound all the same, for what peers send.
+# Names of parameters come from a catalogue of some dozens and are remembered; bounded, for peers can send any.
 _KNOWN_NAMES = 1024
 
 
@@ -107,12 +105,12 @@ def _structured_data(message: SyslogMessage, spilled_text: str | None) -> str:
     spilled_params: dict[str, str] = {}
     for name, value in message.params.items():
         shown = value
-        if not is_clean(value):
+        if not (value.isprintable() or is_clean(value)):  # the first alone spares a call, nearly always
             spilled_params[name] = value
             shown = stand_in(value)
         if "\\" in shown or '"' in shown or "]" in shown:
             shown = shown.replace("\\", "\\\\").replace('"', '\\"').replace("]", "\\]")
-        parts.append(f'{_param_prefix(name)}{shown}"')
+        parts.append(f'{_WRITTEN[name]}{shown}"')
     other_sd = message.other_sd
     spilled = NOTHING_SPILLED
     if other_sd:
@@ -184,8 +182,8 @@ def _split_params(pieces: list[str]) -> dict[str, str] | None:
     """Read names, each ` name=`, and values in turn; None if they are anything else, or a name comes twice."""
     names = pieces[::2]
     try:
-        params = dict(zip(map(_param_name, names), pieces[1::2], strict=True))
-    except (RemoteProtocolError, ValueError):  # a name is none; a name without a value
+        params = dict(zip(map(_READ.__getitem__, names), pieces[1::2], strict=True))
+    except ValueError:  # a name is none; a name without a value
         return None
     return params if len(params) == len(names) else None
 
@@ -231,17 +229,31 @@ def _check_other_sd(other_sd: str) -> None:
         raise LocalProtocolError("The foreign structured data of a syslog message is not foreign, or not only that")
 
 
-@lru_cache(maxsize=_KNOWN_NAMES)  # what raises is not cached, so a key is never longer than an SD-NAME
-def _param_prefix(name: str) -> str:
-    if name == NESTED or _NAME.fullmatch(name) is None:
-        raise LocalProtocolError(f"{name[:40]!r} cannot name a parameter of a syslog message")
-    return f' {name}="'
+class _Written(dict[str, str]):
+    """Remembers how the names of parameters begin them: `name` -> ` name="`."""
+
+    __slots__ = ()
+
+    def __missing__(self, name: str) -> str:
+        if name == NESTED or _NAME.fullmatch(name) is None:
+            raise LocalProtocolError(f"{name[:40]!r} cannot name a parameter of a syslog message")
+        if len(self) < _KNOWN_NAMES:
+            self[name] = f' {name}="'
+        return f' {name}="'
 
 
-@lru_cache(maxsize=_KNOWN_NAMES)
-def _param_name(piece: str) -> str:
-    """Read ` name=`."""
-    name = piece[1:-1]
-    if piece[:1] != " " or piece[-1:] != "=" or _NAME.fullmatch(name) is None:
-        raise refusal("is not of our own shape")
-    return name
+class _Read(dict[str, str]):
+    """Remembers what stands before a value: ` name=` -> `name`. A key is never longer than an SD-NAME."""
+
+    __slots__ = ()
+
+    def __missing__(self, piece: str) -> str:
+        name = piece[1:-1]
+        if piece[:1] != " " or piece[-1:] != "=" or _NAME.fullmatch(name) is None:
+            raise ValueError(piece)
+        if len(self) < _KNOWN_NAMES:
+            self[piece] = name
+        return name
+
+
+_WRITTEN, _READ = _Written(), _Read()
