@@ -9,7 +9,7 @@ import pytest
 from decnet_core.errors import TrustError
 from decnet_core.identity import MASTER
 from decnet_core.pki import certificates, tls
-from decnet_core.pki.tls import client_context, reload, server_context
+from decnet_core.pki.tls import client_context, reload, server_context, unverified_context
 
 from tests.pki.world import AGENT, DAY, LOGSHIP, SERVER, WAIT_SECS, Ca, Echo, lay_down, now
 
@@ -113,6 +113,14 @@ async def test_enrolment_asks_for_no_certificate(master, agent):
         assert await server.hear(client_context(None, master.ca)) == b"hello\n"
         assert await server.hear(client_context(agent, master.ca)) == b"hello\n"
         assert [transport.get_extra_info("peercert") for transport in server.transports] == [None, None]
+
+
+async def test_a_stranger_can_be_asked_for_its_ca(master):
+    async with Echo(server_context(master, client_required=False)) as server:
+        assert await server.hear(unverified_context(), "anything") == b"hello\n"
+    async with Echo(server_context(master)) as server:
+        with pytest.raises(REFUSED):
+            await server.hear(unverified_context())
 
 
 async def test_no_session_can_be_resumed(master, agent):

@@ -1,12 +1,14 @@
 """Certificates: who writes them, who keeps them, and how a connection is made of them.
 
-    certificates   builds and judges them (pure; needs `cryptography`)
+    certificates   builds them (pure; needs `cryptography`)
+    verification   judges them outside a connection (pure; needs `cryptography`)
     authority      the CA on the master's disk
     keystore       one program's identities on disk
     tls            TLS contexts that trust the private CA and nothing else
+    pin            takes a CA because its fingerprint is known
     der            the two things that a daemon reads from a certificate without a certificate library
     durable        files that are either old or new after a crash, never half
 
 Importing `cryptography.x509` costs a process 13 MB of resident memory, so only what makes keys or certificates
-does it: a daemon starts through `keystore`, `tls` and `decnet_core.peer`, which never do.
+does it: a daemon starts through `keystore`, `tls`, `pin` and `decnet_core.peer`, which never do.
 """

@@ -11,8 +11,9 @@ that a repeated request is about the same key.
 
 `load` proves an identity by using it: it shakes hands with itself in memory, and the side that verifies tells the
 names, the dates and that key, certificate and CA belong together. That is the verdict that peers will reach, from the
-TLS library alone, in a few milliseconds and 1 MB; reading the certificate with `cryptography.x509` would cost each daemon 13 MB for
-good, and notes kept beside the certificate could disagree with it. Only `create_key` imports `cryptography`.
+TLS library alone, in a few milliseconds and 1 MB. Reading the certificate with `cryptography.x509` would cost each
+daemon 13 MB for good, and notes kept beside the certificate could disagree with it. Only `create_key` imports
+`cryptography`.
 
 It neither asks for certificates nor decides when to renew.
 """
@@ -111,9 +112,9 @@ class KeyStore:
                 what was in use before stays in use.
         """
         pending = self._pending(role)
-        if not (pending / KEY_FILE).exists():
-            raise TrustError(f"No key waits for the {role}'s certificate", "Make the request on this host first.")
         try:
+            if not (pending / KEY_FILE).exists():
+                raise TrustError(f"No key waits for the {role}'s certificate", "Make the request on this host first.")
             replace_file(pending / CERTIFICATE_FILE, certificate_pem, PUBLIC_MODE)
             replace_file(pending / CA_FILE, ca_pem, PUBLIC_MODE)
             proved = _prove(_files_in(pending), role, now)

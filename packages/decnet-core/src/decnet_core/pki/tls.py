@@ -80,6 +80,18 @@ def client_context(files: IdentityFiles | None, ca: Path, alpn: Sequence[str] = 
     return context
 
 
+def unverified_context() -> ssl.SSLContext:
+    """Build the context of the one client that trusts nobody yet: it asks for the CA, and `pki.pin` judges the answer.
+
+    Nothing but that question may be sent through it: whoever answers may be anyone.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _harden(context, ())
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 def reload(context: ssl.SSLContext, files: IdentityFiles) -> None:
     """Make new handshakes of a live context use these files; on an error it keeps serving with the old ones.
 
