@@ -1,0 +1,204 @@
+"""The loop: read, sort, store, and wait where there is nothing to do or nobody to give it to.
+
+Latency and load. A line that comes after a pause is stored at once. While lines keep coming, a transaction is begun
+when `batch_rows` of them are there, or `max_wait_secs` after the last one was begun: so a trickle costs few commits
+and a flood makes them large. The journal is looked at every 5 to 50 ms, the longer the quieter it is.
+
+A transaction holds whole batches of the journal (the position stands between batches), so it may exceed `batch_rows`
+by the lines of one.
+
+Failures. A database that does not answer is waited for with a growing delay; nothing is lost meanwhile, the journal
+keeps it. Whether the transaction that failed was committed is then read from the database, never guessed. A row that
+the database refuses (our bug: `lines` should have bounded it) is found by trying each alone, and becomes a dead letter.
+
+Cancelling is safe at every await, by the same transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
+
+import structlog
+from decnet_core.errors import Conflict, LocalProtocolError, RemoteProtocolError, Unavailable
+from decnet_core.logs import shown
+
+from decnet_master.ingester.lines import Sorted
+from decnet_master.journal.reader import Batch, JournalReader, Position
+from decnet_master.store import Store
+
+READ_BYTES = 1 << 20
+"""Read at a time: thousands of lines, and a few MB as Python objects."""
+
+KEPT_SEGMENTS = 1
+"""Segments that stay although they are stored: what came last can still be looked at as it came."""
+
+FIRST_POLL_SECS = 0.005
+LONGEST_POLL_SECS = 0.05
+
+FIRST_DELAY_SECS = 0.1
+LONGEST_DELAY_SECS = 10.0
+
+CONFLICTS = 3
+"""One means that a transaction of a killed ingester was committed late. More mean that somebody else is at work."""
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+class Ingester:
+    """Moves lines from the journal to the store, for ever."""
+
+    def __init__(self, reader: JournalReader, store: Store, *, batch_rows: int, max_wait_secs: float) -> None:
+        self._reader = reader
+        self._store = store
+        self._batch_rows = batch_rows
+        self._max_wait_secs = max_wait_secs
+        self._conflicts = 0
+        self._delay_secs = FIRST_DELAY_SECS  # before the next try, while the database is away
+
+    async def run(self, started: Callable[[], None] = lambda: None) -> None:
+        """Ingest until cancelled.
+
+        Args:
+            started: called once, when the position is known.
+
+        Raises:
+            RemoteProtocolError: the journal is damaged; nothing behind the damage was stored.
+            Conflict: another ingester works on this database.
+        """
+        position = await self._patiently(self._store.ingest.position)
+        log.info("ingester.started", segment=position.segment, offset=position.offset)
+        started()
+        await self._clean(position)
+        try:
+            await self._follow(position)
+        finally:
+            log.info("ingester.stopped")
+
+    async def _follow(self, position: Position) -> None:
+        poll_secs = FIRST_POLL_SECS
+        due = time.monotonic()
+        while True:
+            batches = await self._read(position)
+            early_secs = due - time.monotonic()
+            if batches and (early_secs <= 0 or sum(len(batch.lines) for batch in batches) >= self._batch_rows):
+                due = time.monotonic() + self._max_wait_secs
+                for part in _parts(batches, self._batch_rows):
+                    before, position = position, await self._store_part(part, position)
+                    if position.segment != before.segment:
+                        await self._clean(position)
+                    if position != part[-1].next:
+                        break  # somebody moved it: what was read is not what comes next
+                poll_secs = FIRST_POLL_SECS
+            elif batches:
+                await asyncio.sleep(early_secs)
+            else:
+                await asyncio.sleep(poll_secs)
+                poll_secs = min(poll_secs * 2, LONGEST_POLL_SECS)
+
+    async def _read(self, position: Position) -> list[Batch]:
+        delay_secs = FIRST_DELAY_SECS
+        while True:
+            try:
+                return await asyncio.to_thread(self._reader.read, position, READ_BYTES)
+            except Unavailable as cause:
+                log.warning("journal.awaited", reason=cause.message, retry_in_secs=delay_secs)
+                await asyncio.sleep(delay_secs)
+                delay_secs = min(delay_secs * 2, LONGEST_DELAY_SECS)
+
+    async def _store_part(self, part: list[Batch], position: Position) -> Position:
+        """Store batches; the position to go on from."""
+        lines = Sorted()
+        for batch in part:
+            lines.add(batch)
+        after = part[-1].next
+        try:
+            try:
+                await self._store.ingest.append(lines.rows, lines.letters, after, position)
+            except LocalProtocolError:
+                await self._without_refused(lines)
+                await self._store.ingest.append(lines.rows, lines.letters, after, position)
+        except Conflict:
+            self._conflicts += 1
+            if self._conflicts >= CONFLICTS:
+                raise
+            log.warning("position.moved_elsewhere", segment=position.segment, offset=position.offset)
+            return await self._patiently(self._store.ingest.position)
+        except Unavailable as cause:
+            await self._wait_for_database(cause)
+            return await self._patiently(self._store.ingest.position)
+        self._conflicts = 0
+        if self._delay_secs != FIRST_DELAY_SECS:
+            self._delay_secs = FIRST_DELAY_SECS
+            log.info("database.returned")
+        _tell(part, lines)
+        return after
+
+    async def _without_refused(self, lines: Sorted) -> None:
+        """Turn the rows that the database refuses into dead letters."""
+        rows, origins = lines.rows, lines.origins
+        lines.rows, lines.origins = [], []
+        for row, origin in zip(rows, origins, strict=True):
+            reason = await self._store.ingest.refusal(row)
+            if reason is None:
+                lines.rows.append(row)
+                lines.origins.append(origin)
+            else:
+                log.error("row.refused", reason=reason, identity=shown(origin.batch.identity))
+                lines.letters.append(origin.letter(reason))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the database until it answers."""
+        while True:
+            try:
+                return await ask()
+            except Unavailable as cause:
+                await self._wait_for_database(cause)
+
+    async def _wait_for_database(self, cause: Unavailable) -> None:
+        """Wait, longer each time until something could be stored: a full disk answers questions."""
+        log.warning("database.awaited", reason=cause.message, retry_in_secs=self._delay_secs)
+        await asyncio.sleep(self._delay_secs)
+        self._delay_secs = min(self._delay_secs * 2, LONGEST_DELAY_SECS)
+
+    async def _clean(self, position: Position) -> None:
+        """Delete the journal's segments that are stored, but for the last ones."""
+        if position.segment <= KEPT_SEGMENTS:
+            return
+        limit = Position(position.segment - KEPT_SEGMENTS, 0)
+        try:
+            deleted = await asyncio.to_thread(self._reader.delete_before, limit)
+        except (Unavailable, RemoteProtocolError) as cause:
+            log.warning("journal.awaited", reason=cause.message, retry_in_secs=None)
+            return
+        if deleted:
+            log.info("journal.segments_deleted", count=deleted, before_segment=limit.segment)
+
+
+def _parts(batches: list[Batch], rows: int) -> Iterator[list[Batch]]:
+    """Cut batches into transactions of about so many rows."""
+    part: list[Batch] = []
+    count = 0
+    for batch in batches:
+        part.append(batch)
+        count += len(batch.lines)
+        if count >= rows:
+            yield part
+            part, count = [], 0
+    if part:
+        yield part
+
+
+def _tell(part: list[Batch], lines: Sorted) -> None:
+    for batch in part:
+        if not batch.lines:
+            size_bytes = batch.end - batch.start
+            log.warning("journal.hole_passed", identity=shown(batch.identity), size_bytes=size_bytes)
+    if lines.letters:
+        first = lines.letters[0]
+        count = len(lines.letters)
+        log.warning("line.refused", count=count, identity=shown(first.identity), reason=first.reason)

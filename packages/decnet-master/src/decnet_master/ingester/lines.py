@@ -1,0 +1,126 @@
+"""From a batch of the journal to rows: pure, total, and the place where a worker's words are bounded.
+
+A line that is no event becomes a dead letter. So do the few that a database could not hold or an index could not
+take: an address that is none, a process id beyond 63 bits. Everything else is stored as the worker said it.
+
+Where a third party's line (one without a `source` of ours) names no attacker, his address is looked for in its text.
+A line's cursor is its byte position in its stream, so that such a line has an id of its own too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Any
+
+from decnet_core.errors import RemoteProtocolError, TrustError
+from decnet_core.events import Event, from_syslog
+from decnet_core.identity import Identity
+from decnet_core.syslog.message import SyslogMessage
+from decnet_core.syslog.rfc5424 import decode, source_address_of
+
+from decnet_master.journal.reader import Batch
+from decnet_master.store import DeadLetter, NewEvent
+
+_LARGEST_PID = (1 << 63) - 1  # BIGINT
+
+_ADDRESS_CHARS = 45
+"""The longest textual IPv6 address (RFC 4291 §2.2, the form with an IPv4 tail). Longer ones carry a zone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a row came from, to make a dead letter of it if the database refuses it."""
+
+    batch: Batch
+    position: int
+    line: bytes
+
+    def letter(self, reason: str) -> DeadLetter:
+        """Make the line a dead letter."""
+        batch = self.batch
+        return DeadLetter(batch.identity, batch.stream, self.position, batch.received_at, reason, self.line)
+
+
+@dataclass(slots=True)
+class Sorted:
+    """What lines became; `origins` stand beside `rows`, one for each."""
+
+    rows: list[NewEvent] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+
+    def add(self, batch: Batch) -> None:
+        """Sort the lines of one more batch."""
+        try:
+            worker = Identity.parse(batch.identity).host
+        except TrustError as refused:  # the listener writes none such
+            self.letters += [Origin(batch, at, line).letter(refused.message) for at, line in _positions(batch)]
+            return
+        if not batch.lines:
+            reason = f"The sender gave up {batch.end - batch.start} bytes of its log here"
+            self.letters.append(Origin(batch, batch.start, b"").letter(reason))
+        for position, line in _positions(batch):
+            try:
+                row = _row(batch, worker, position, line)
+            except RemoteProtocolError as refused:
+                self.letters.append(Origin(batch, position, line).letter(refused.message))
+            else:
+                self.rows.append(row)
+                self.origins.append(Origin(batch, position, line))
+
+
+def _positions(batch: Batch) -> Iterator[tuple[int, bytes]]:
+    """Pair the lines with their byte positions in the stream."""
+    position = batch.start
+    # A line's LF is one byte. In a stream of frames (a plain sender's) the digits of its length and a space count.
+    lines_only = sum(map(len, batch.lines)) + len(batch.lines) == batch.end - batch.start
+    for line in batch.lines:
+        yield position, line
+        position += len(line) + 1 + (0 if lines_only else len(str(len(line))))
+
+
+def _row(batch: Batch, worker: str, position: int, line: bytes) -> NewEvent:
+    message = decode(line)
+    event = from_syslog(
+        message,
+        fallback_source=f"{batch.identity}/{batch.stream}",
+        fallback_cursor=str(position),
+        received_at=batch.received_at,
+    )
+    return NewEvent(_bounded(event, message), worker, batch.received_at, _more(message))
+
+
+def _bounded(event: Event, message: SyslogMessage) -> Event:
+    """Hold an event to what every database can store and index."""
+    if event.pid is not None and event.pid > _LARGEST_PID:
+        raise RemoteProtocolError("The process id is larger than any system's")
+    src_ip, dst_ip = _address(event.src_ip), _address(event.dst_ip)
+    if src_ip is None and "source" not in message.params:
+        src_ip = source_address_of(event.text)
+    if (src_ip, dst_ip) == (event.src_ip, event.dst_ip):
+        return event
+    return replace(event, src_ip=src_ip, dst_ip=dst_ip)
+
+
+@lru_cache(maxsize=4096)  # the same attackers and deckies come again and again
+def _address(text: str | None) -> str | None:
+    """Check an address and give its canonical form, so that a filter finds all spellings of it."""
+    if text is None:
+        return None
+    try:
+        return str(ip_address(text if len(text) <= _ADDRESS_CHARS else ""))
+    except ValueError:
+        raise RemoteProtocolError("An address of an event is not an IP address") from None
+
+
+def _more(message: SyslogMessage) -> dict[str, Any] | None:
+    """Keep what a line says beside its flat parameters: the nested object, and other programs' structured data."""
+    more: dict[str, Any] = {}
+    if message.nested is not None:
+        more["nested"] = message.nested
+    if message.other_sd:
+        more["other_sd"] = message.other_sd
+    return more or None
