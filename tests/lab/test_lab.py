@@ -40,6 +40,7 @@ CAPABILITIES = [
 ]
 MAC = "00:16:3e:5a:10:0b"
 NAME = "files02"
+TMPFS = {"/run": "mode=755,size=64m", "/run/lock": "mode=1777,size=5m"}
 LINE = re.compile(r"<\d{1,3}>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00 (\S+) (\S+) (\d+|-) - - {1,2}(.*)")
 
 
@@ -60,7 +61,12 @@ def decky(
         tty=True,
         mac_address=MAC,
         host_config=client.api.create_host_config(
-            cap_drop=["ALL"], cap_add=CAPABILITIES, network_mode="segment", pids_limit=256, mem_limit="256m"
+            cap_drop=["ALL"],
+            cap_add=CAPABILITIES,
+            network_mode="segment",
+            pids_limit=256,
+            mem_limit="256m",
+            tmpfs=TMPFS,
         ),
         networking_config=client.api.create_networking_config({"segment": endpoint}),
     )
@@ -146,7 +152,15 @@ class TestDecky:
         decky.stop()
         assert time.monotonic() - started < 5
         decky.start()
-        _wait_for(lambda: _console(decky).count("Server listening on 0.0.0.0") == 2, "sshd after a restart")
+
+    def test_every_service_comes_back_after_a_restart(self, decky: Container, lan: Lan):
+        for _ in range(3):
+            decky.restart()
+            started = time.time() - 1
+            _wait_for(
+                lambda since=started: b"Server listening on 0.0.0.0" in decky.logs(since=since), "sshd after a restart"
+            )
+        assert lan.attacker.ssh(lan.host(11), "bob", "s3cret", "pidof rsyslogd cron sshd").returncode == 0
 
 
 @pytest.mark.docker
