@@ -11,6 +11,8 @@ by a lock.
 `DECNET_LAB_MIRROR` names the Debian mirror of an air-gapped site; without it mmdebstrap takes Debian's own. Nothing
 is pulled from a registry.
 
+The scheme of tags and labels is the agent's own, so an agent that deploys on such an engine finds its image ready.
+
 `python -m tests.lab.image` prepares the images of the first free engine, saying what it does.
 """
 
@@ -24,7 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import docker
@@ -73,9 +75,14 @@ def ensure_images(engine: LabEngine, progress: Progress | None = None) -> str:
                 progress("Loading the decky images into the engine")
                 with archive.open("rb") as stream:
                     client.images.load(stream)
+                # images below it of an older make would lead an agent to build on them
+                for stale in (BASE_TAG, ROOTFS_TAG):
+                    with suppress(ImageNotFound):
+                        client.images.remove(stale, force=True)
             if not _has(client, SSH_TAG, ssh_key):
                 _build_all(client, base_key, ssh_key, progress)
                 _keep(client, archive, progress)
+                client.images.prune(filters={"dangling": True})
     finally:
         client.close()
     return SSH_TAG
