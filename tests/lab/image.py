@@ -61,7 +61,7 @@ def ensure_images(engine: LabEngine, progress: Progress | None = None) -> str:
         The tag of the SSH decky's image.
 
     Raises:
-        MissingPart: mmdebstrap is missing, or neither a mirror nor a kept archive is at hand.
+        MissingPart: mmdebstrap is missing, neither a mirror nor a kept archive is at hand, or the engine refuses.
     """
     progress = progress or _silently
     base_key, ssh_key = _keys()
@@ -83,6 +83,10 @@ def ensure_images(engine: LabEngine, progress: Progress | None = None) -> str:
                 _build_all(client, base_key, ssh_key, progress)
                 _keep(client, archive, progress)
                 client.images.prune(filters={"dangling": True})
+    except APIError as error:
+        raise MissingPart(
+            f"the engine at {engine.docker_host} refused: {error.explanation or error}", "Read the engine's log"
+        ) from error
     finally:
         client.close()
     return SSH_TAG
