@@ -26,7 +26,7 @@ MAX_CANDIDATES = 32
 """A true line has one or two; more is somebody's game with our time."""
 
 _ADDRESS = r"[0-9A-Fa-f:.]{2,60}(?:%[\w.-]{1,16})?"
-_HEAD = re.compile(rf"(?:Received disconnect|Connection) from ({_ADDRESS}) port [0-9]{{1,5}}\b")
+_HEAD = re.compile(rf" ?(?:Received disconnect|Connection) from ({_ADDRESS}) port [0-9]{{1,5}}\b")
 _TAIL = re.compile(
     rf"(?<! on) ({_ADDRESS}) port [0-9]{{1,5}}(?: ssh2(?:: [\w-]+ (?:SHA256:|MD5:)\S+)?)?(?: \[preauth\])?\s*\Z"
 )
