@@ -41,7 +41,7 @@ def test_a_line_looks_as_documented() -> None:
     )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=250)
 @given(strategies.messages)
 def test_every_message_comes_back_exactly_from_one_clean_line(message: SyslogMessage) -> None:
     line = encode(message)
@@ -57,7 +57,7 @@ def test_a_stranger_sees_the_values_or_their_stand_ins(message: SyslogMessage) -
     assert seen == {name: text if is_clean(text) else stand_in(text) for name, text in message.params.items()}
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=250)
 @given(strategies.lines)
 def test_any_bytes_give_a_message_or_a_refusal_and_a_message_can_be_written_again(line: bytes) -> None:
     try:
@@ -67,7 +67,7 @@ def test_any_bytes_give_a_message_or_a_refusal_and_a_message_can_be_written_agai
     assert decode(encode(message)) == message
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=400)
 @given(strategies.lines)
 def test_the_quick_reader_and_the_strict_one_agree(line: bytes) -> None:
     text = line.decode("utf-8", "surrogateescape")

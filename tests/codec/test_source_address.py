@@ -70,7 +70,7 @@ def test_a_reason_for_a_disconnect_does_not_name_the_source() -> None:
     assert source_address_of(text) == "192.0.2.7"
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(
     st.text()
     | st.lists(st.sampled_from(["src=", "from ", " port 1", "1.", "::", "%", ":", "f", " ", "."])).map("".join)
