@@ -5,7 +5,7 @@
 - `lan`        a network segment with an attacker on it
 - `processes`  our daemons as child processes that never outlive the test
 - `postgres`   a private database cluster
-- `slots`      how parallel and killed runs stay out of one another's way
+- `slots`      how parallel and killed runs stay out of one another's way; `leftovers` is how a killed engine is cleared
 
 Everything lives under `DECNET_LAB_CACHE` (default /var/cache/decnet-lab: what is worth keeping) and `DECNET_LAB_RUN`
 (default /run/decnet-lab: what is gone after a boot). A part that the machine lacks raises `MissingPart`, which says

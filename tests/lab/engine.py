@@ -7,7 +7,8 @@ writes no rule and turns no switch, and reads no /etc/docker/daemon.json.
 Each run owns one slot (see `slots`), and with it `<cache>/engines/<slot>` (layers and images, kept, so that the next
 run builds nothing) and `<run>/<slot>` (socket, pid, log). Runs side by side get different slots. A run that was
 killed leaves a daemon behind: the kernel sends that SIGTERM when its parent thread dies, and the slot's next owner
-stops it if it is still there, and removes every container, network and volume, for none of them can have an owner.
+stops it if it is still there (see `leftovers`), and removes every container, network and volume, for none of them can
+have an owner.
 
 `DECNET_LAB_DOCKER_HOST` names an engine to use instead; that one is neither swept nor stopped.
 """
@@ -15,8 +16,6 @@ stops it if it is still there, and removes every container, network and volume, 
 from __future__ import annotations
 
 import os
-import select
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Self
 import docker
 from docker.errors import APIError, DockerException, NotFound
 
-from tests.lab import slots
+from tests.lab import leftovers, slots
 from tests.lab.slots import MissingPart, Slot
 
 _SLOTS = range(16)
@@ -88,7 +87,7 @@ class LabEngine:
             raise MissingPart(f"all {len(_SLOTS)} engines of the lab are in use", "End the other runs")
         try:
             self._state.mkdir(parents=True, exist_ok=True)
-            _stop_leftover(self._state / "dockerd.pid", self._data)
+            leftovers.clear(self._state, self._data, self._name)
             self._spawn(dockerd)
             self._wait_until_it_answers()
             self.sweep()
@@ -141,6 +140,11 @@ class LabEngine:
         return self._slot.number
 
     @property
+    def _name(self) -> str:
+        """The engine's name within containerd."""
+        return f"decnet-lab-{self._number}"
+
+    @property
     def _state(self) -> Path:
         return slots.run_folder() / str(self._number)
 
@@ -163,7 +167,6 @@ class LabEngine:
     def _spawn(self, dockerd: str) -> None:
         self._data.mkdir(parents=True, exist_ok=True)
         socket = self._state / "docker.sock"
-        socket.unlink(missing_ok=True)
         config = self._state / "daemon.json"
         config.write_text("{}\n")
         self.docker_host = f"unix://{socket}"
@@ -178,8 +181,8 @@ class LabEngine:
             f"--pidfile={self._state / 'dockerd.pid'}",
             f"--host={self.docker_host}",
             # a containerd that the machine runs already is shared by every dockerd: names keep them apart
-            f"--containerd-namespace=decnet-lab-{self._number}",
-            f"--containerd-plugins-namespace=decnet-lab-{self._number}-plugins",
+            f"--containerd-namespace={self._name}",
+            f"--containerd-plugins-namespace={self._name}-plugins",
             "--bridge=none",
             "--iptables=false",
             "--ip6tables=false",
@@ -206,28 +209,6 @@ class LabEngine:
                 time.sleep(0.1)
             else:
                 return
-
-
-def _stop_leftover(pid_path: Path, data: Path) -> None:
-    """Stop the daemon of a killed run: the process in its pid file, if it is a daemon of this very data folder."""
-    try:
-        pid = int(pid_path.read_text())
-        descriptor = os.pidfd_open(pid)
-    except (OSError, ValueError):
-        pid_path.unlink(missing_ok=True)  # dockerd refuses to start while any process has the number in it
-        return
-    try:
-        if f"--data-root={data}".encode() not in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-            return
-        for number, patience_secs in ((signal.SIGTERM, _STOP_SECS), (signal.SIGKILL, 5.0)):
-            signal.pidfd_send_signal(descriptor, number)
-            if select.select([descriptor], [], [], patience_secs)[0]:
-                return
-    except (OSError, ProcessLookupError):
-        return  # gone meanwhile
-    finally:
-        os.close(descriptor)
-        pid_path.unlink(missing_ok=True)
 
 
 def _unless_gone(remove: object) -> None:

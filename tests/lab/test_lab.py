@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import os
 import re
 import signal
 import socket
@@ -188,27 +189,35 @@ class TestPlaces:
         assert name not in _places()
 
     @pytest.mark.slow
-    def test_a_killed_run_s_engine_ends_and_its_slot_is_clean(self):
+    @pytest.mark.parametrize("daemon_too", [False, True], ids=["run", "run and daemon"])
+    def test_a_killed_engine_is_cleared_by_the_next(self, daemon_too: bool):
         owner = _python(
-            "from tests.lab.engine import LabEngine; from tests.lab.lan import Lan;"
-            "lan = Lan(); lan.start(); e = LabEngine(); e.start();"
-            "e.client().networks.create('left', driver='macvlan', options={'parent': lan.parent});"
-            "print(e.pid, e.docker_host, flush=True)"
+            "from tests.lab.engine import LabEngine; from tests.lab.image import ensure_images;"
+            "from tests.lab.lan import Lan; lan = Lan(); lan.start(); engine = LabEngine(); engine.start();"
+            "tag = ensure_images(engine); client = engine.client();"
+            "client.networks.create('left', driver='macvlan', options={'parent': lan.parent});"
+            "inside = client.containers.run(tag, detach=True, tty=True, network='left');"
+            "pid = client.api.inspect_container(inside.id)['State']['Pid'];"
+            "print(engine.docker_host, engine.pid, pid, flush=True)"
         )
         assert owner.stdout is not None
-        pid, url = owner.stdout.readline().decode().split()
+        url, engine_pid, decky_pid = owner.stdout.readline().decode().split()
+        if daemon_too:
+            os.kill(int(engine_pid), signal.SIGKILL)
         _kill(owner)
-        with LabEngine() as engine:
-            assert engine.docker_host == url, "the slot is free again"
-            assert engine.pid != int(pid)
-            assert not _runs(int(pid))
-            client = engine.client()
-            assert not [network for network in client.networks.list() if network.name == "left"]
-            client.close()
-            second = engine.pid
-        assert second is not None
-        assert not _runs(second)
         sweep_lans()
+        for _ in range(2):
+            with LabEngine() as engine, Lan() as segment:
+                assert engine.docker_host == url, "its slot is free again"
+                assert not _runs(int(engine_pid))
+                assert not _runs(int(decky_pid))
+                client = engine.client()
+                assert not client.containers.list(all=True)
+                client.networks.create("left", driver="macvlan", options={"parent": segment.parent})
+                client.close()
+                second = engine.pid
+            assert second is not None
+            assert not _runs(second)
 
     def test_an_engine_leaves_the_machine_s_network_alone(self, lab_engine: LabEngine):
         assert lab_engine.docker_host.startswith("unix://")
