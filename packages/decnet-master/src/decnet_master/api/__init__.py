@@ -1,0 +1,11 @@
+"""The REST API and the live stream: what the dashboard and other programs read.
+
+app       puts the process together
+routes    the HTTP application: which room needs a login and which does not
+access    tokens of a session: made at login, checked with every request
+auth      login and "who am I"
+events    pages of events
+stream    the live stream (SSE)
+fanout    one reader of the database, many clients of the stream
+health    /livez, /readyz and what is behind them
+"""

@@ -1,0 +1,39 @@
+"""The verbs that stay: `serve`, and each of its parts alone."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Annotated
+
+import typer
+
+from decnet_master.app import PARTS, run_serve
+from decnet_master.cli.processes import begin, run_part
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command("serve")(_serve)
+    for part, text in (
+        ("api", "Run the REST API and the dashboard."),
+        ("swarmctl", "Run the swarm controller and the enrolment endpoint."),
+        ("listener", "Run the log listener."),
+        ("ingester", "Run the ingester: from the journal into the database."),
+    ):
+        app.command(part, help=text)(functools.partial(run_part, part))
+
+
+def _serve(
+    api: Annotated[bool, typer.Option("--api/--no-api", help="Run the API here.")] = True,
+    swarmctl: Annotated[bool, typer.Option("--swarmctl/--no-swarmctl", help="Run the controller here.")] = True,
+    listener: Annotated[bool, typer.Option("--listener/--no-listener", help="Run the listener here.")] = True,
+    ingester: Annotated[bool, typer.Option("--ingester/--no-ingester", help="Run the ingester here.")] = True,
+) -> None:
+    """Run the master: controller, listener, ingester and API, each supervised."""
+    wanted = {"api": api, "swarmctl": swarmctl, "listener": listener, "ingester": ingester}
+    parts = [part for part in PARTS if wanted[part]]
+    if not parts:
+        raise typer.BadParameter("nothing is left to run")
+    begin("serve")
+    asyncio.run(run_serve(parts))

@@ -1,0 +1,43 @@
+"""`init`: make this machine a master."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+from decnet_core import logs
+
+from decnet_master.cli import terminal
+from decnet_master.settings import MasterSettings
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("init")(_init)
+
+
+def _init(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Make folders, CA, secrets, database and the first user; what is there stays. The password is shown once."""
+    from decnet_master.installation import ADMIN, install  # noqa: PLC0415 -- heavy
+
+    settings = MasterSettings.load()
+    logs.configure("init", level="warning")
+    done = asyncio.run(install(settings))
+    if as_json:
+        terminal.print_json(
+            {
+                "pin": done.pin,
+                "user": ADMIN,
+                "password": done.admin_password,
+                "made": [step.what for step in done.steps if step.made],
+            }
+        )
+        return
+    rows = [(step.what, step.where, "made" if step.made else "was there") for step in done.steps]
+    terminal.print_table(("what", "where", ""), rows)
+    terminal.say(f"CA pin: {done.pin}")
+    if done.admin_password is not None:
+        terminal.say(f"Log in as {ADMIN} with the password {done.admin_password} (it is not shown again).")

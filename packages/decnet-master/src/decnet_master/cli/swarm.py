@@ -1,0 +1,86 @@
+"""`swarm`: the workers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from decnet_core.identity import is_host_name
+
+from decnet_master.cli import terminal
+from decnet_master.cli.outcome import judge
+from decnet_master.settings import MasterSettings
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def group() -> typer.Typer:
+    """Build the group of verbs."""
+    app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Enrol, list and check workers.")
+    app.command("enroll")(_enroll)
+    app.command("list")(_list)
+    app.command("check")(_check)
+    return app
+
+
+def _enroll(
+    name: Annotated[str, typer.Argument(help="The worker's name: one host label.")],
+    ttl_minutes: Annotated[int | None, typer.Option(min=1, max=1440, help="How long the token may be used.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a one-time token with which a worker joins."""
+    from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
+
+    if not is_host_name(name):
+        raise typer.BadParameter("a name is one lower-case host label: letters, digits, hyphens, 63 at most")
+    with Controller(MasterSettings.load()) as controller:
+        reply = controller.enroll(name, ttl_minutes)
+    if as_json:
+        terminal.print_json(reply.model_dump(mode="json"))
+        return
+    terminal.say(f"On {reply.host}, before {reply.expires_at:%Y-%m-%d %H:%M:%S} UTC, run")
+    typer.echo(f"\n  decnet-agent join {reply.token}\n")
+    terminal.say("The token works once. It can also be piped in, so that it stays out of the shell's history.")
+
+
+def _list(as_json: Json = False) -> None:
+    """List the workers."""
+    from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
+
+    with Controller(MasterSettings.load()) as controller:
+        reply = controller.hosts()
+    if as_json:
+        terminal.print_json(reply.model_dump(mode="json"))
+        return
+    terminal.print_table(
+        ("name", "status", "address", "version", "seen"),
+        [(host.name, host.status, host.address, host.version, host.seen_at) for host in reply.hosts],
+    )
+
+
+def _check(as_json: Json = False) -> None:
+    """Ask every active worker how it is."""
+    from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
+
+    with Controller(MasterSettings.load()) as controller:
+        reply = controller.check()
+    if as_json:
+        terminal.print_json(reply.model_dump(mode="json"))
+    else:
+        terminal.print_table(
+            ("worker", "ok", "version", "generation", "deckies", "engine", "taps", "error"),
+            [
+                (
+                    row.host,
+                    terminal.yes(row.ok),
+                    row.version,
+                    row.generation,
+                    row.deckies,
+                    row.engine,
+                    row.taps,
+                    row.error,
+                )
+                for row in reply.results
+            ],
+        )
+    judge([(row.host, row.ok) for row in reply.results], "answered")

@@ -1,0 +1,162 @@
+"""Run an ASGI application on a socket that is already bound, inside somebody else's TaskGroup.
+
+uvicorn does the HTTP. Changed here, because a daemon of ours owns it:
+- signals belong to `decnet_core.daemon.run`; cancelling `serve` is how a server ends;
+- the TLS handshake and a request's head have deadlines: uvicorn times only the pause between two requests, so a
+  client that sends one byte a minute would hold a connection for ever;
+- nothing wakes up ten times a second for a date header that nobody needs;
+- no access log, no server header, no forwarded headers, no websockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from decnet_core.daemon import Ready
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HANDSHAKE_SECS = 10.0
+"""A handshake takes milliseconds; over a bad mobile link a second or two."""
+
+HEAD_SECS = 10.0
+"""From a connection's start, or a request's first byte, to the end of its head."""
+
+KEEP_ALIVE_SECS = 15
+STOP_SECS = 3
+"""How long answers under way may take to end when the server stops; inside the supervisor's ten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one server.
+
+    Attributes:
+        connections: those beyond are answered 503.
+        connection_secs: the whole life of a connection; None where streams live for hours.
+    """
+
+    connections: int = 256
+    connection_secs: float | None = None
+
+
+async def serve(
+    app: ASGIApp,
+    server: socket.socket,
+    *,
+    ready: Ready,
+    tls: ssl.SSLContext | None = None,
+    limits: Limits | None = None,
+) -> None:
+    """Serve until cancelled; the socket is closed at the end.
+
+    Args:
+        app: an ASGI application without lifespan events.
+        server: bound and listening, from `decnet_core.endpoints.listen`.
+        ready: told once connections are accepted.
+        tls: the context to serve with; None is plain HTTP.
+        limits: bounds; None is the defaults.
+    """
+    limits = limits or Limits()
+    config = uvicorn.Config(
+        app,
+        http=_protocol(limits),
+        ws="none",
+        loop="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        limit_concurrency=limits.connections,
+        timeout_keep_alive=KEEP_ALIVE_SECS,
+        timeout_graceful_shutdown=STOP_SECS,
+        h11_max_incomplete_event_size=16 * 1024,  # a head with a token is under 2 KiB
+    )
+    running = _Server(config, tls, ready)
+    task = asyncio.create_task(running.serve([server]), name="uvicorn")
+    try:
+        await asyncio.shield(task)
+    finally:
+        running.stop.set()
+        await asyncio.wait([task], timeout=STOP_SECS + 1)
+        task.cancel()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, ready: Ready) -> None:
+        super().__init__(config)
+        self.stop = asyncio.Event()
+        self._tls = tls
+        self._ready = ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.lifespan.startup()
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                self._connection,
+                sock=sock,
+                ssl=self._tls,
+                backlog=self.config.backlog,
+                ssl_handshake_timeout=HANDSHAKE_SECS if self._tls is not None else None,
+            )
+            for sock in sockets or ()
+        ]
+        self.started = True
+        self._ready.one_more()
+
+    async def main_loop(self) -> None:
+        await self.stop.wait()
+
+    def _connection(self) -> asyncio.Protocol:
+        protocol: type[H11Protocol] = self.config.http_protocol_class  # type: ignore[assignment]  # given below
+        return protocol(self.config, self.server_state, self.lifespan.state)
+
+
+class _Timed(H11Protocol):
+    """Cuts a connection whose request head does not end, and, where so bounded, one that lives too long."""
+
+    connection_secs: float | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._life_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        self._head_timer = self.loop.call_later(HEAD_SECS, transport.abort)
+        if self.connection_secs is not None:
+            self._life_timer = self.loop.call_later(self.connection_secs, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        heads = self.headers
+        if self._head_timer is None and getattr(self.cycle, "response_complete", False):
+            self._head_timer = self.loop.call_later(HEAD_SECS, self.transport.abort)
+        super().data_received(data)
+        if self.headers is not heads and self._head_timer is not None:  # a new head came whole
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._head_timer, self._life_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+
+def _protocol(limits: Limits) -> type[H11Protocol]:
+    return type("Timed", (_Timed,), {"connection_secs": limits.connection_secs})

@@ -1,0 +1,164 @@
+"""What `decnet-master init` does: make a machine a master, and complete one that is half made.
+
+Each step looks at what is there and adds what is missing, so the whole may be run again at any time, after a crash,
+with another public address, or with a new release (which migrates the database). Nothing that exists is replaced,
+except the master's own certificate when it is about to end or lacks a name that it should carry.
+
+The first user's password is made here, returned once, and kept as a hash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+from cryptography import x509
+from decnet_core.endpoints import Endpoint
+from decnet_core.errors import ConfigError, TrustError
+from decnet_core.identity import MASTER, Role
+from decnet_core.pki.authority import CERTIFICATE_FILE, CertificateAuthority
+from decnet_core.pki.certificates import make_csr
+from decnet_core.pki.keystore import KeyStore, StoredIdentity
+from decnet_core.pki.verification import load_certificates
+
+from decnet_master import passwords, secret_files
+from decnet_master.settings import MasterSettings
+from decnet_master.store import Store, migrate
+
+CA_NAME = "DECNET CA"
+ADMIN = "admin"
+IDENTITY_LIFETIME = timedelta(days=365)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that a master needs: what, where, and whether it was made now."""
+
+    what: str
+    where: str
+    made: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What `install` found and made.
+
+    Attributes:
+        steps: in their order.
+        pin: SHA-256 of the CA's certificate.
+        admin_password: of the user `admin`, when that user was made now.
+    """
+
+    steps: tuple[Step, ...]
+    pin: str
+    admin_password: str | None
+
+
+async def install(settings: MasterSettings) -> Installation:
+    """Make what is missing.
+
+    Raises:
+        ConfigError: a folder or file cannot be written, or what is there is not what it should be.
+        TrustError: a secret is open to others.
+        Unavailable: the database does not answer.
+    """
+    now = datetime.now(UTC)
+    steps = [_folder(settings.data_directory, 0o750)]
+    steps += [_folder(path, 0o700) for path in (settings.identities_directory, settings.journal_directory)]
+    ca_is_new = not (settings.ca_directory / CERTIFICATE_FILE).exists()
+    authority = _authority(settings, now)
+    steps.append(Step("certificate authority", str(settings.ca_directory), ca_is_new))
+    _, renewed = ensure_identity(settings, authority, now)
+    steps.append(Step("the master's certificate", str(settings.identities_directory), renewed))
+    for what, path in (
+        ("secret of the controller", settings.controller_secret_file),
+        ("secret of the API", settings.api_secret_file),
+    ):
+        steps.append(Step(what, str(path), secret_files.create(path)))
+    await migrate(settings.database)
+    password = await _ensure_admin(settings.database, now)
+    steps.append(Step("first user", ADMIN, password is not None))
+    return Installation(tuple(steps), authority.fingerprint, password)
+
+
+def open_authority(settings: MasterSettings, now: datetime) -> CertificateAuthority:
+    """Open the CA that `install` made.
+
+    Raises:
+        ConfigError: there is none, or its passphrase does not fit.
+        TrustError: its key is open to others, or it has ended.
+    """
+    if not (settings.ca_directory / CERTIFICATE_FILE).exists():
+        raise ConfigError(f"There is no certificate authority in {settings.ca_directory}", "Run `decnet-master init`.")
+    return _authority(settings, now)
+
+
+def ensure_identity(
+    settings: MasterSettings, authority: CertificateAuthority, now: datetime
+) -> tuple[StoredIdentity, bool]:
+    """Return the master's identity and whether it was issued now: missing, two thirds over, or short of a name."""
+    store = KeyStore(settings.identities_directory)
+    dns, ips = _public_names(settings)
+    try:
+        present = store.load(Role.MASTER, now)
+        if present.not_after - now > IDENTITY_LIFETIME / 3 and _carries(present, authority, dns, ips):
+            return present, False
+    except TrustError:
+        pass  # missing or ended: a new one is made; a damaged folder fails below, with its own words
+    csr = make_csr(store.create_key(Role.MASTER), MASTER)
+    pem = authority.issue(csr, MASTER, dns=dns, ips=ips, now=now, lifetime=IDENTITY_LIFETIME)
+    return store.store(Role.MASTER, pem, authority.certificate_pem, now), True
+
+
+def _authority(settings: MasterSettings, now: datetime) -> CertificateAuthority:
+    passphrase = settings.ca_passphrase.encode() if settings.ca_passphrase is not None else None
+    return CertificateAuthority.open_or_create(settings.ca_directory, CA_NAME, passphrase, now)
+
+
+def _folder(path: Path, mode: int) -> Step:
+    try:
+        made = not path.exists()
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as cause:
+        raise ConfigError(
+            f"Cannot make the folder {path}: {cause.strerror}",
+            "Run as a user who may, or set data-directory to a folder of this user.",
+        ) from cause
+    return Step("folder", str(path), made)
+
+
+def _public_names(settings: MasterSettings) -> tuple[list[str], list[IPv4Address | IPv6Address]]:
+    address = settings.public_address
+    if not address:
+        return [], []
+    host = Endpoint.parse(address).host if address.count(":") == 1 or "]:" in address else address.strip("[]")
+    try:
+        return [], [ip_address(host)]
+    except ValueError:
+        return [host.lower()], []
+
+
+def _carries(
+    present: StoredIdentity,
+    authority: CertificateAuthority,
+    dns: list[str],
+    ips: list[IPv4Address | IPv6Address],
+) -> bool:
+    leaf = load_certificates(present.files.certificate.read_bytes())[0]
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return (
+        present.files.ca.read_bytes() == authority.certificate_pem
+        and set(dns) <= set(names.get_values_for_type(x509.DNSName))
+        and set(ips) <= set(names.get_values_for_type(x509.IPAddress))
+    )
+
+
+async def _ensure_admin(database: str, now: datetime) -> str | None:
+    async with await Store.open(database, connections=1) as store:
+        if await store.users.count() > 0:
+            return None
+        password = passwords.generate()
+        await store.users.create(ADMIN, passwords.hash_password(password), "admin", must_change=False, now=now)
+        return password

@@ -1,0 +1,120 @@
+"""Put the controller's process together: its own port, and the enrolment endpoint's beside it.
+
+Both ports are bound before anything is opened, so that one in use is told at once. This is the only process of the
+master, beside `init`, that opens the CA.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from datetime import UTC, datetime
+from ipaddress import ip_address
+
+import structlog
+from decnet_core import daemon
+from decnet_core.daemon import Ready
+from decnet_core.endpoints import Endpoint, listen
+from decnet_core.errors import ConfigError
+from decnet_core.pki.tls import client_context, server_context
+
+from decnet_master import installation, secret_files
+from decnet_master.enrolment.registrar import Registrar
+from decnet_master.enrolment.routes import LIMITS, endpoint
+from decnet_master.enrolment.tokens import TokenMint, public_endpoint
+from decnet_master.http_server import serve
+from decnet_master.settings import MasterSettings
+from decnet_master.store import Store
+from decnet_master.swarmctl.agent_client import AgentClient
+from decnet_master.swarmctl.dispatch import Dispatcher
+from decnet_master.swarmctl.routes import controller
+
+log = structlog.get_logger()
+
+
+class App:
+    """The controller as a daemon; its sockets are bound when it is made."""
+
+    def __init__(self, settings: MasterSettings) -> None:
+        self._settings = settings
+        address = _loopback(Endpoint.parse(settings.controller_address))
+        self.controller_socket = listen(address, "controller-address")
+        self.enrolment_socket = listen(Endpoint.parse(settings.enrolment_address), "enrolment-address")
+        self.ready = Ready(2)
+
+    async def run(self) -> None:
+        """Run until a signal comes.
+
+        Raises:
+            ConfigError, TrustError: the master was not initialised, or its secrets are open to others.
+            Unavailable: the database does not answer.
+        """
+        await daemon.run({"swarmctl": self.serve}, self.ready)
+
+    async def serve(self) -> None:
+        """Run until cancelled; raises as `run` does."""
+        settings, now = self._settings, datetime.now(UTC)
+        secret = secret_files.read(settings.controller_secret_file)
+        authority = installation.open_authority(settings, now)
+        identity, _ = installation.ensure_identity(settings, authority, now)
+        bound = _endpoint(self.enrolment_socket)
+        public = public_endpoint(settings.public_address, bound)
+        agents = AgentClient(client_context(identity.files, identity.files.ca))
+        try:
+            async with await Store.open(settings.database) as store:
+                registrar = Registrar(store, authority, Endpoint.parse(settings.listener_address).port)
+                control = controller(
+                    store,
+                    TokenMint(store, authority.fingerprint, public),
+                    Dispatcher(agents, store),
+                    secret=secret,
+                    address=Endpoint.parse(settings.controller_address),
+                    token_minutes=settings.token_minutes,
+                )
+                tls = server_context(identity.files, client_required=False)
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(serve(control, self.controller_socket, ready=self.ready))
+                    group.create_task(
+                        serve(
+                            endpoint(registrar),
+                            self.enrolment_socket,
+                            ready=self.ready,
+                            tls=tls,
+                            limits=LIMITS,
+                        )
+                    )
+                    log.info(
+                        "controller.started",
+                        controller=str(_endpoint(self.controller_socket)),
+                        enrolment=str(bound),
+                        public=str(public),
+                    )
+        finally:
+            await agents.close()
+
+
+def build(settings: MasterSettings) -> App:
+    """Wire the controller and bind its ports.
+
+    Raises:
+        Conflict: a port is in use.
+        ConfigError: an address is none, or the controller's is not this machine's own.
+        Unavailable: an address cannot be listened on.
+    """
+    return App(settings)
+
+
+def _loopback(address: Endpoint) -> Endpoint:
+    """Let the controller listen on the loopback only: its secret is not encrypted on the way."""
+    try:
+        is_loopback = address.host == "localhost" or ip_address(address.host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise ConfigError(f"The controller cannot listen on {address}", "Set controller-address to 127.0.0.1:8770.")
+    return address
+
+
+def _endpoint(bound: socket.socket) -> Endpoint:
+    host, port = bound.getsockname()[:2]
+    return Endpoint(str(host), int(port))

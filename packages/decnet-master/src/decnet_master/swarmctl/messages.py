@@ -1,0 +1,91 @@
+"""What the operator's CLI and the controller say to each other.
+
+A contract within one package and one machine: both ends are always of the same release. `--json` output is these
+documents, so that scripts depend on them: fields are added, never renamed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from decnet_core.fleet import Contract, HostName, ServiceName, ShardReport
+from pydantic import Field
+
+from decnet_master.planning import MAX_FLEET
+
+
+class EnrollRequest(Contract):
+    """Make a join token for a new worker."""
+
+    name: HostName
+    ttl_minutes: Annotated[int, Field(ge=1, le=24 * 60)] | None = None
+
+
+class EnrollReply(Contract):
+    """The token, shown once: only a hash of its secret is stored."""
+
+    host: HostName
+    token: str
+    expires_at: datetime
+
+
+class HostCheck(Contract):
+    """What came of asking one worker how it is."""
+
+    host: str
+    ok: bool
+    version: str | None = None
+    generation: int | None = None
+    deckies: int | None = None
+    engine: str | None = None
+    taps: str | None = None
+    error: str | None = None
+    advice: str | None = None
+
+
+class CheckReply(Contract):
+    """Every active worker's answer."""
+
+    results: tuple[HostCheck, ...]
+
+
+class DeployRequest(Contract):
+    """Add deckies to the fleet. With a count of 0 nothing is added and what is not as desired is sent again."""
+
+    count: Annotated[int, Field(ge=0, le=MAX_FLEET)] = 1
+    services: Annotated[tuple[ServiceName, ...], Field(min_length=1, max_length=32)] = ("ssh",)
+    hosts: Annotated[tuple[HostName, ...], Field(max_length=1000)] = ()
+    name_prefix: Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$")] | None = None
+
+
+class TeardownRequest(Contract):
+    """Remove deckies; no names mean the whole fleet."""
+
+    names: Annotated[tuple[HostName, ...], Field(max_length=MAX_FLEET)] = ()
+
+
+class WorkerResult(Contract):
+    """What came of sending one worker its shard: a report, or why there is none."""
+
+    host: str
+    ok: bool
+    report: ShardReport | None = None
+    error: str | None = None
+    advice: str | None = None
+
+
+class FleetReply(Contract):
+    """The new generation of the desired state, and how far each worker that it concerns is."""
+
+    generation: int
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    results: tuple[WorkerResult, ...] = ()
+
+
+class ControllerHealth(Contract):
+    """The controller answers."""
+
+    ok: bool = True
+    version: str

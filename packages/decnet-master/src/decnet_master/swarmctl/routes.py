@@ -1,0 +1,71 @@
+"""The controller's application: the rooms, behind one secret.
+
+Every request needs the secret, also one for a path that does not exist, and is checked before the framework sees
+it; so no route can be forgotten.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+from decnet_core.endpoints import Endpoint
+from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import decnet_master
+from decnet_master import problems
+from decnet_master.enrolment.tokens import TokenMint
+from decnet_master.http_guard import LOOPBACK_NAMES, Bounds, Guard
+from decnet_master.problems import Unauthenticated, problem_of
+from decnet_master.store import Store
+from decnet_master.swarmctl import fleet, hosts
+from decnet_master.swarmctl.dispatch import Dispatcher
+from decnet_master.swarmctl.messages import ControllerHealth
+
+BOUNDS = Bounds(body_bytes=512 * 1024, body_secs=10.0)
+"""A teardown that names every decky of the largest fleet is 320 KiB."""
+
+
+def controller(
+    store: Store, mint: TokenMint, dispatcher: Dispatcher, *, secret: str, address: Endpoint, token_minutes: int
+) -> ASGIApp:
+    """Put the controller's routes together.
+
+    Args:
+        store: open.
+        mint: makes join tokens.
+        dispatcher: talks to the agents.
+        secret: what a caller must show.
+        address: where it listens; its host is a name that it answers under, beside those of the loopback.
+        token_minutes: how long a token lives when the operator does not say.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    problems.install(app)
+    app.include_router(hosts.router(store, mint, dispatcher, token_minutes))
+    app.include_router(fleet.router(store, dispatcher))
+
+    @app.get("/health")
+    async def health() -> ControllerHealth:
+        await store.ping()
+        return ControllerHealth(version=decnet_master.__version__)
+
+    own = f"[{address.host}]" if ":" in address.host else address.host
+    return Guard(_Secret(app, secret), BOUNDS, LOOPBACK_NAMES | {own})
+
+
+class _Secret:
+    """Lets only those in who show the secret."""
+
+    def __init__(self, app: ASGIApp, secret: str) -> None:
+        self._app = app
+        self._wanted = f"Bearer {secret}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        shown = Headers(scope=scope).get("authorization", "").encode("latin-1")
+        if hmac.compare_digest(shown, self._wanted):
+            return await self._app(scope, receive, send)
+        refusal = Unauthenticated(
+            "The controller wants its secret", "Run decnet-master as a user who may read controller.secret."
+        )
+        return await problem_of(refusal, scope["state"]["request_id"])(scope, receive, send)

@@ -1,0 +1,89 @@
+"""Hosts and deckies as the outside sees them: the controller's and the API's answers are the same documents.
+
+Programs read them: fields are added, never renamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from decnet_core.fleet import Account, Contract, DeckyPhase
+
+from decnet_master.store import Host, PlacedDecky
+
+
+class HostView(Contract):
+    """A worker as the master knows it."""
+
+    name: str
+    status: str
+    address: str | None = None
+    agent_port: int | None = None
+    version: str | None = None
+    enrolled_at: datetime | None = None
+    seen_at: datetime | None = None
+
+
+class HostList(Contract):
+    """All workers, by name."""
+
+    hosts: tuple[HostView, ...]
+
+
+class DeckyView(Contract):
+    """One decky: as it shall be and as its worker last reported it. `phase` is None until there is a report."""
+
+    name: str
+    host: str
+    services: tuple[str, ...]
+    accounts: tuple[Account, ...]
+    phase: DeckyPhase | None = None
+    ip: str | None = None
+    mac: str | None = None
+    error: str | None = None
+    generation: int
+
+
+class DeckyList(Contract):
+    """All deckies, by name."""
+
+    deckies: tuple[DeckyView, ...]
+
+
+def host_list(hosts: Iterable[Host]) -> HostList:
+    """Show hosts, in the order given."""
+    return HostList(
+        hosts=tuple(
+            HostView(
+                name=host.name,
+                status=host.status.value,
+                address=host.address,
+                agent_port=host.agent_port,
+                version=host.version,
+                enrolled_at=host.enrolled_at,
+                seen_at=host.seen_at,
+            )
+            for host in hosts
+        )
+    )
+
+
+def decky_list(deckies: Iterable[PlacedDecky]) -> DeckyList:
+    """Show deckies by name; what a worker reported goes before what was planned."""
+    return DeckyList(
+        deckies=tuple(
+            DeckyView(
+                name=decky.spec.name,
+                host=decky.host,
+                services=decky.spec.services,
+                accounts=decky.spec.accounts,
+                phase=decky.phase,
+                ip=decky.ip or (str(decky.spec.ip) if decky.spec.ip else None),
+                mac=decky.mac or decky.spec.mac,
+                error=decky.error,
+                generation=decky.generation,
+            )
+            for decky in sorted(deckies, key=lambda decky: decky.spec.name)
+        )
+    )
