@@ -1,0 +1,259 @@
+"""The agent's composition root: what `decnet-agent serve` is made of.
+
+    http       the master's calls, mutual TLS
+    collector  consoles of the deckies -> events
+    evidence   events of the taps
+    log        the one writer of the event log
+    reapply    after a start: what the master last asked for
+    children   the log shipper and the tap, unless units run them
+
+Everything that can be refused is refused before anything starts: no identity (77), a port in use (5), a log that cannot
+be written (78). A missing Docker engine is not among them: the master shall see that, so the agent answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+import structlog
+from decnet_core import daemon
+from decnet_core.daemon import Ready
+from decnet_core.endpoints import Endpoint, listen
+from decnet_core.enrolment import ENROLMENT_FILE
+from decnet_core.errors import DecnetError, RemoteProtocolError, Unavailable
+from decnet_core.fleet import AgentStatus, DeckyPhase, DeckyState, Health, Shard, ShardReport
+from decnet_core.identity import Role
+from decnet_core.pki.keystore import KeyStore, StoredIdentity
+from decnet_core.pki.tls import server_context
+from decnet_core.supervise import Child, keep_running
+
+from decnet_agent import __version__, http, neighbours
+from decnet_agent.appending import EventAppender
+from decnet_agent.collector import Collector
+from decnet_agent.engine import Engine, Limits
+from decnet_agent.engine_watch import EngineWatch, SeenContainer
+from decnet_agent.event_log import EventLog
+from decnet_agent.evidence_channel import serve_evidence
+from decnet_agent.execution import Executor
+from decnet_agent.host_keys import HostKeys
+from decnet_agent.http_server import serve
+from decnet_agent.image_contexts import ImageContexts
+from decnet_agent.labels import LABEL_DECKY
+from decnet_agent.network_facts import network_facts
+from decnet_agent.settings import AgentSettings
+from decnet_agent.state import StateFile
+
+FIRST_RETRY_SECS = 1.0
+LONGEST_RETRY_SECS = 60.0
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Agent:
+    """What the routes call; see `http`."""
+
+    host: str
+    executor: Executor
+    watch: EngineWatch
+    appender: EventAppender
+    sensors: int = 0
+
+    def health(self) -> Health:
+        """Tell that the agent lives."""
+        return Health(role=Role.AGENT.value, host=self.host, version=__version__)
+
+    async def status(self) -> AgentStatus:
+        """Tell what runs here, also without an engine."""
+        try:
+            engine: str | None = await self.watch.version()
+            seen = {item.labels.get(LABEL_DECKY, ""): item for item in await self.watch.containers(LABEL_DECKY)}
+        except (Unavailable, RemoteProtocolError):
+            engine, seen = None, {}
+        return AgentStatus(
+            host=self.host,
+            version=__version__,
+            generation=self.executor.generation,
+            deckies=tuple(_states(self.executor, seen)),
+            engine=engine,
+            taps="kernel" if self.sensors else "none",
+            events_written=self.appender.written,
+            at=datetime.now(UTC),
+        )
+
+    async def apply(self, shard: Shard) -> ShardReport:
+        """Make the worker run what the shard says."""
+        return await self.executor.apply(shard)
+
+    async def reapply(self) -> None:
+        """Bring back what the master last asked for, once, however long the engine takes to come up."""
+        delay_secs = FIRST_RETRY_SECS
+        while (shard := self.executor.shard) is not None:
+            try:
+                report = await self.executor.apply(shard)
+            except DecnetError as error:
+                log.warning("shard.reapply_failed", reason=error.message, advice=error.advice)
+            else:
+                log.info("shard.reapplied", generation=report.generation, ok=report.ok)
+                if report.ok:
+                    return
+            await asyncio.sleep(delay_secs)
+            delay_secs = min(delay_secs * 2, LONGEST_RETRY_SECS)
+
+
+@dataclass
+class App:
+    """A built agent: call `run` once."""
+
+    settings: AgentSettings
+    identity: StoredIdentity
+    server: socket.socket
+    event_log: EventLog
+    agent: Agent
+    collector: Collector
+    children: tuple[Child, ...]
+
+    def run(self) -> None:
+        """Run until a signal comes.
+
+        Raises:
+            DecnetError: what ended the agent.
+        """
+        try:
+            asyncio.run(self._run())
+        finally:
+            self.agent.executor.close()
+            self.event_log.close()
+            self.server.close()
+
+    async def _run(self) -> None:
+        ready = Ready(2)
+        appender = self.agent.appender
+
+        def count_sensors(number: int) -> None:
+            self.agent.sensors = number
+
+        def up() -> None:
+            log.info("agent.started", host=self.agent.host, address=self.settings.agent_address, version=__version__)
+            ready.one_more()
+
+        async def reapply() -> None:
+            await self.agent.reapply()
+            await asyncio.Event().wait()  # a daemon's tasks live for ever
+
+        tasks: dict[str, Callable[[], Awaitable[None]]] = {
+            "log": appender.run,
+            "collector": self.collector.run,
+            "evidence": partial(
+                serve_evidence,
+                self.settings.evidence_socket,
+                appender.cursor,
+                appender.append,
+                ready=ready.one_more,
+                connected=count_sensors,
+            ),
+            "http": partial(serve, http.build(self.agent), self.server, server_context(self.identity.files), up),
+            "reapply": reapply,
+        }
+        for child in self.children:
+            tasks[child.name] = partial(keep_running, child)
+        await daemon.run(tasks, ready)
+
+
+def build(settings: AgentSettings, *, forwarder: bool = True, tap: bool = True) -> App:
+    """Make an agent; the port is bound when this comes back.
+
+    Args:
+        forwarder: bring up the log shipper beside the agent, where it is installed and no unit runs it.
+        tap: the same for the tap.
+
+    Raises:
+        TrustError: this host has not joined, or its identity has ended.
+        Conflict: another process has the port or writes the event log.
+        ConfigError: a directory cannot be written, or a setting does not fit.
+    """
+    identity = KeyStore(settings.identities_directory).load(Role.AGENT, datetime.now(UTC))
+    server = listen(Endpoint.parse(settings.agent_address), "agent-address")
+    watch = EngineWatch(settings.docker_host)
+    state = StateFile(settings.state_directory)
+    host = identity.identity.host
+    event_log = EventLog.open(
+        settings.event_log,
+        settings.state_directory,
+        host=host,
+        max_bytes=settings.event_log_file_bytes,
+        now=lambda: datetime.now(UTC),
+    )
+    _make_run_directory(settings)
+    appender = EventAppender(event_log)
+    collector = Collector(watch, appender, settings.deckies_file)
+    executor = Executor(
+        host,
+        _engine(settings),
+        state=state,
+        host_keys=HostKeys(settings.state_directory / "host-keys"),
+        facts=partial(network_facts, settings),
+        consoles=collector,
+    )
+    enrolled = (settings.data_directory / ENROLMENT_FILE).exists()
+    children = (neighbours.shipper(wanted=forwarder, master_known=enrolled), neighbours.tap(wanted=tap))
+    return App(
+        settings=settings,
+        identity=identity,
+        server=server,
+        event_log=event_log,
+        agent=Agent(host, executor, watch, appender),
+        collector=collector,
+        children=tuple(child for child in children if child is not None),
+    )
+
+
+def _engine(settings: AgentSettings) -> Engine:
+    return Engine(
+        settings.docker_host,
+        ImageContexts(settings.images_directory),
+        network_name=settings.network_name,
+        base_image=settings.base_image,
+        rootfs_image=settings.rootfs_image,
+        limits=Limits(
+            memory_bytes=settings.decky_memory_bytes,
+            pids=settings.decky_pids,
+            log_file_bytes=settings.container_log_file_bytes,
+            log_files=settings.container_log_files,
+        ),
+    )
+
+
+def _make_run_directory(settings: AgentSettings) -> None:
+    try:
+        settings.run_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as cause:
+        raise Unavailable(
+            f"{settings.run_directory} cannot be made: {cause.strerror}",
+            "Make it a folder of the user who runs the agent, or set run-directory.",
+        ) from cause
+
+
+def _states(executor: Executor, seen: dict[str, SeenContainer]) -> list[DeckyState]:
+    assigned = executor.assignments
+    states: list[DeckyState] = []
+    for spec in () if executor.shard is None else executor.shard.deckies:
+        given, container = assigned.get(spec.name), seen.get(spec.name)
+        running = container is not None and container.running
+        states.append(
+            DeckyState(
+                name=spec.name,
+                phase=DeckyPhase.RUNNING if running else DeckyPhase.STOPPED,
+                services=spec.services,
+                ip=None if given is None else given.ip,
+                mac=None if given is None else given.mac,
+                container=None if container is None else container.id,
+                error=None if running else "its container does not run",
+            )
+        )
+    return states

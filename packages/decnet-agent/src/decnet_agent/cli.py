@@ -1,0 +1,143 @@
+"""`decnet-agent`: what an operator or a unit file calls on a worker.
+
+Each verb imports what it needs when it runs, so that `--version` and `--help` stay fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from decnet_core.program import run_program
+
+from decnet_agent import __version__
+
+if TYPE_CHECKING:
+    from decnet_agent.settings import AgentSettings
+
+TOKEN_VARIABLE = "DECNET_JOIN_TOKEN"  # noqa: S105 -- a variable's name, not a secret
+_FROM_STDIN = "-"
+
+
+def main() -> NoReturn:
+    """Run the console script."""
+    run_program(lambda: run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int | None:
+    """Parse the arguments and do what they say; return the exit code.
+
+    Raises:
+        DecnetError: it cannot be done.
+    """
+    chosen = _parser().parse_args(arguments)
+    match chosen.verb:
+        case "join":
+            return _join(chosen)
+        case "serve":
+            return _serve(chosen)
+        case "tap":
+            return _tap()
+        case "status":
+            from decnet_agent.inspection import print_status  # noqa: PLC0415 - see above
+
+            return print_status(_settings(), as_json=chosen.json)
+        case _:
+            from decnet_agent.inspection import examine  # noqa: PLC0415 - see above
+
+            return examine(_settings())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="decnet-agent", description="Runs and watches the decoy hosts of a DECNET deception network on a worker."
+    )
+    parser.add_argument("--version", action="version", version=f"decnet-agent {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    join = verbs.add_parser("join", help="enrol this host with the token that `decnet-master swarm enroll` printed")
+    join.add_argument(
+        "token", nargs="?", help=f"the token, or - to read it from standard input (also {TOKEN_VARIABLE})"
+    )
+    join.add_argument("--token-file", metavar="FILE", help="read the token from a file")
+    join.add_argument(
+        "--address", metavar="HOST", help="where the master reaches this worker, if not where it comes from"
+    )
+    serve = verbs.add_parser("serve", help="run the agent")
+    serve.add_argument("--no-forwarder", action="store_true", help="do not bring up decnet-logship beside the agent")
+    serve.add_argument("--no-tap", action="store_true", help="do not bring up the tap beside the agent")
+    verbs.add_parser("tap", help="watch the deckies through the kernel (root)")
+    status = verbs.add_parser("status", help="show what this worker is and runs")
+    status.add_argument("--json", action="store_true", help="for scripts")
+    verbs.add_parser("doctor", help="check what the agent needs, and say what to do about what is missing")
+    return parser
+
+
+def _settings() -> AgentSettings:
+    from decnet_agent.settings import AgentSettings  # noqa: PLC0415 - see above
+
+    return AgentSettings.load()
+
+
+def _join(chosen: argparse.Namespace) -> int | None:
+    from decnet_core.enrolment import JoinToken  # noqa: PLC0415 - see above
+
+    from decnet_agent.joining import join  # noqa: PLC0415 - see above
+
+    settings = _settings()
+    identity = join(settings, JoinToken.parse(_token_text(chosen)), address=chosen.address)
+    print(f"This host is {identity}. Start it: decnet-agent serve, or systemctl enable --now decnet-agent")  # noqa: T201
+    return None
+
+
+def _token_text(chosen: argparse.Namespace) -> str:
+    from decnet_core.enrolment import MAX_TOKEN_CHARS  # noqa: PLC0415 - see above
+    from decnet_core.errors import ConfigError  # noqa: PLC0415 - see above
+
+    if chosen.token not in (None, _FROM_STDIN):
+        return str(chosen.token)
+    if chosen.token is None and chosen.token_file is None:
+        if text := os.environ.get(TOKEN_VARIABLE):
+            return text
+        raise ConfigError(
+            "No join token was given",
+            f"Give it as an argument, with --token-file, in {TOKEN_VARIABLE}, or - for standard input.",
+        )
+    try:
+        if chosen.token == _FROM_STDIN:
+            return sys.stdin.read(MAX_TOKEN_CHARS + 1)
+        with open(chosen.token_file, encoding="ascii", errors="replace") as file:  # noqa: PTH123 - imports nothing
+            return file.read(MAX_TOKEN_CHARS + 1)
+    except OSError as cause:
+        raise ConfigError(f"The token cannot be read: {cause.strerror}", "Correct --token-file.") from cause
+
+
+def _serve(chosen: argparse.Namespace) -> int | None:
+    from decnet_core import logs  # noqa: PLC0415 - see above
+    from decnet_core.daemon import die_with_parent  # noqa: PLC0415 - see above
+
+    from decnet_agent.app import build  # noqa: PLC0415 - see above
+
+    die_with_parent()
+    settings = _settings()
+    file = settings.log_directory / "decnet.agent.log" if settings.log_output == "file" else None
+    logs.configure("agent", level=settings.log_level, file=file)
+    build(settings, forwarder=not chosen.no_forwarder, tap=not chosen.no_tap).run()
+    return None
+
+
+def _tap() -> int | None:
+    import asyncio  # noqa: PLC0415 - see above
+
+    from decnet_core import logs  # noqa: PLC0415 - see above
+    from decnet_core.daemon import die_with_parent  # noqa: PLC0415 - see above
+
+    from decnet_agent.tap.app import serve  # noqa: PLC0415 - see above
+
+    die_with_parent()
+    settings = _settings()
+    file = settings.log_directory / "decnet.tap.log" if settings.log_output == "file" else None
+    logs.configure("tap", level=settings.log_level, file=file)
+    asyncio.run(serve(settings.run_directory, settings.data_directory))
+    return None

@@ -1,0 +1,256 @@
+"""Turn what deckies write to their consoles into events, each exactly once, and tell the taps what runs.
+
+For every container with a decky's label one follower reads the console from where the event log ends for it
+(`container:<id>`, see `console_cursor`), makes an event of each line (`guest_lines`) and waits until the appender has
+made them durable before it reads on: the engine's own record is the buffer. A follower lives as long as its
+container; it survives the engine's restarts, the container's, and our own crashes by its cursor.
+
+`<run-directory>/deckies.json` says what runs, for the tap process, which has no engine's socket: a list of
+`{name, container_id, pid1, image, services, ip, mac, rootfs}`, replaced as a whole whenever it changes. pid1 is the
+host's pid of the decky's init, rootfs the merged overlay as the host sees it.
+
+A container is removed only after `drained` came back: its last words are evidence too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from decnet_core.errors import DecnetError, NotFound, RemoteProtocolError, Unavailable
+from decnet_core.events import Event, EventType, Trust
+from decnet_core.identity import is_host_name
+from decnet_core.pki.durable import replace_file
+
+from decnet_agent.appending import EventAppender
+from decnet_agent.console_cursor import Place
+from decnet_agent.engine_watch import ConsoleLine, EngineWatch, SeenContainer
+from decnet_agent.guest_lines import HOST_SERVICE, read_line
+from decnet_agent.labels import LABEL_DECKY, LABEL_IP, LABEL_MAC, LABEL_SERVICES
+
+LOOK_SECS = 1.0
+"""Between two lists of what runs; a start or stop of our own is seen at once."""
+
+RESUME_SECS = 0.5
+"""Before a console that ended is read again."""
+
+LONGEST_RETRY_SECS = 10.0
+
+DECKIES_MODE = 0o640
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+log = structlog.get_logger()
+
+
+class Collector:
+    """Follows all deckies of one engine."""
+
+    def __init__(self, watch: EngineWatch, appender: EventAppender, deckies_file: Path) -> None:
+        self._watch = watch
+        self._appender = appender
+        self._deckies_file = deckies_file
+        self._followers: dict[str, _Follower] = {}
+        self._written: bytes | None = None
+        self._look_now = asyncio.Event()
+
+    def look(self) -> None:
+        """Look at the engine at once: something was started or stopped."""
+        self._look_now.set()
+
+    async def drained(self, container: str, timeout_secs: float) -> bool:
+        """Wait until all that a stopped container said is in the log; False when it took too long."""
+        follower = self._followers.get(container)
+        if follower is None:
+            return True
+        try:
+            async with asyncio.timeout(timeout_secs):
+                await follower.at_end.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Collect for ever."""
+        failing = False
+        async with asyncio.TaskGroup() as group:
+            while True:
+                try:
+                    await self._look(group)
+                    failing = False
+                except (Unavailable, RemoteProtocolError) as error:
+                    if not failing:
+                        log.warning("engine.lost", reason=error.message, advice=error.advice)
+                    failing = True
+                try:
+                    async with asyncio.timeout(LOOK_SECS):
+                        await self._look_now.wait()
+                except TimeoutError:
+                    pass
+                self._look_now.clear()
+
+    async def _look(self, group: asyncio.TaskGroup) -> None:
+        seen = {container.id: container for container in await self._watch.containers(LABEL_DECKY)}
+        for container in seen.values():
+            follower = self._followers.get(container.id)
+            if follower is None and is_host_name(container.labels.get(LABEL_DECKY, "")):
+                follower = _Follower(container, self._watch, self._appender, self._look_now)
+                self._followers[container.id] = follower
+                group.create_task(follower.run(), name=f"console of {follower.decky}")
+            if follower is not None:
+                follower.see(running=container.running)
+        for container_id in self._followers.keys() - seen.keys():
+            self._followers.pop(container_id).gone()
+        await self._tell_taps(seen.values())
+
+    async def _tell_taps(self, seen: Iterable[SeenContainer]) -> None:
+        entries = []
+        for container in seen:
+            follower = self._followers.get(container.id)
+            if container.running and follower is not None and (facts := await follower.facts()) is not None:
+                entries.append(_entry(container, facts))
+        content = json.dumps(sorted(entries, key=lambda entry: str(entry["name"]))).encode()
+        if content != self._written:
+            try:
+                self._deckies_file.parent.mkdir(parents=True, exist_ok=True)
+                replace_file(self._deckies_file, content, DECKIES_MODE)
+            except OSError as cause:
+                log.warning("deckies_file.write_failed", path=str(self._deckies_file), reason=str(cause.strerror))
+                return
+            self._written = content
+
+
+class _Follower:
+    """Reads one container's console to its end, again and again while the container lives."""
+
+    def __init__(
+        self, container: SeenContainer, watch: EngineWatch, appender: EventAppender, changed: asyncio.Event
+    ) -> None:
+        self.decky = container.labels[LABEL_DECKY]
+        self.at_end = asyncio.Event()
+        """Set while the container does not run and all that it said is in the log."""
+        self._id = container.id
+        self._source = f"container:{container.id}"
+        self._watch = watch
+        self._appender = appender
+        self._changed = changed
+        self._running = container.running
+        self._may_run = asyncio.Event()
+        self._gone = False
+        self._facts: Mapping[str, Any] | None = None
+
+    def see(self, *, running: bool) -> None:
+        """Take notice of how the engine lists the container."""
+        if running != self._running:
+            self._facts = None
+        self._running = running
+        if running:
+            self._may_run.set()
+
+    def gone(self) -> None:
+        """Take notice that the container is no more."""
+        self._gone = True
+        self._may_run.set()
+
+    async def facts(self) -> Mapping[str, Any] | None:
+        """Return what the engine knows of the container; None when it is gone."""
+        if self._facts is None:
+            try:
+                self._facts = await self._watch.inspect(self._id)
+            except NotFound:
+                return None
+        return self._facts
+
+    async def run(self) -> None:
+        delay_secs = RESUME_SECS
+        while not self._gone:
+            try:
+                await self._read_to_end()
+                delay_secs = RESUME_SECS
+            except NotFound:
+                break
+            except (Unavailable, RemoteProtocolError) as error:
+                log.warning("console.read_failed", decky=self.decky, reason=error.message)
+                await asyncio.sleep(delay_secs)
+                delay_secs = min(delay_secs * 2, LONGEST_RETRY_SECS)
+                continue
+            await self._wait_until_it_runs_again()
+        self.at_end.set()
+        self._appender.forget(self._source)
+
+    async def _read_to_end(self) -> None:
+        facts = await self.facts()
+        if facts is None:
+            raise NotFound("The container is gone")
+        self.at_end.clear()
+        place = Place(self._appender.cursor(self._source))
+        tty = bool(facts.get("Config", {}).get("Tty"))
+        async for lines in self._watch.console(self._id, tty=tty, since_ns=place.since_ns):
+            await self._appender.append(self._events(lines, place))
+
+    async def _wait_until_it_runs_again(self) -> None:
+        # The engine ends the stream when the container stops, and when itself stops: ask which it was.
+        self._facts = None
+        facts = await self._facts_or_nothing()
+        self._changed.set()
+        if facts is not None and facts.get("State", {}).get("Running"):
+            await asyncio.sleep(RESUME_SECS)
+            return
+        self._running = False
+        self._may_run.clear()
+        if facts is not None:
+            self.at_end.set()
+        await self._may_run.wait()
+
+    async def _facts_or_nothing(self) -> Mapping[str, Any] | None:
+        try:
+            return await self.facts()
+        except DecnetError:
+            return None
+
+    def _events(self, lines: list[ConsoleLine], place: Place) -> list[Event]:
+        events: list[Event] = []
+        for line in lines:
+            cursor = place.step(line.at_ns)
+            at = _EPOCH + timedelta(microseconds=line.at_ns // 1000)
+            if place.gap is not None:
+                events.append(self._dropped(at, place.gap))
+                place.gap = None
+            # A terminal's empty lines and init's screen clearing are not words of anybody.
+            if cursor is not None and line.text.strip():
+                events.append(read_line(line.text, at=at, decky=self.decky, source=self._source, cursor=cursor))
+        return events
+
+    def _dropped(self, at: datetime, cursor: str) -> Event:
+        log.error("console.lines_lost", decky=self.decky, reason="the engine rotated its record while nobody read it")
+        return Event(
+            at=at,
+            decky=self.decky,
+            service=HOST_SERVICE,
+            event_type=EventType.EVIDENCE_DROPPED,
+            trust=Trust.SENSOR,
+            source=self._source,
+            cursor=cursor,
+            fields={"count": "unknown", "reason": "the engine rotated the console's record before it was read"},
+        )
+
+
+def _entry(container: SeenContainer, facts: Mapping[str, Any]) -> dict[str, Any]:
+    labels = container.labels
+    pid = int(facts.get("State", {}).get("Pid") or 0)
+    merged = ((facts.get("GraphDriver") or {}).get("Data") or {}).get("MergedDir")
+    return {
+        "name": labels[LABEL_DECKY],
+        "container_id": container.id,
+        "pid1": pid,
+        "image": container.image,
+        "services": [service for service in labels.get(LABEL_SERVICES, "").split(",") if service],
+        "ip": labels.get(LABEL_IP),
+        "mac": labels.get(LABEL_MAC),
+        "rootfs": merged or f"/proc/{pid}/root",
+    }

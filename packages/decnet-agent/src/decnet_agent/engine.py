@@ -1,0 +1,361 @@
+"""The Docker room: the one module that imports docker, and the only one that changes what the engine holds.
+
+What it makes
+- One macvlan network on the parent interface. Docker gives it no address of the host's own.
+- One container for each decky: hostname, MAC and address of its own, all capabilities dropped but the nine that a real
+  sshd with PAM needs, memory and pids bounded, never privileged, with a console (`tty`) that its syslog writes to.
+- Its log driver is json-file, `container_log_file_bytes` x `container_log_files`: the collector follows that record and
+  catches up from it after a pause. What a decky writes beyond the bound while nobody reads is gone; the collector
+  notices by the missing place and says so with `evidence.dropped`.
+
+A container is named `decky-<name>.new` until it is furnished, and then renamed in one step: what carries the final name
+is complete, whatever crash came between.
+
+Labels: `decnet.decky`, `decnet.generation`, `decnet.services`, `decnet.fingerprint`, `decnet.ip`, `decnet.mac`; the
+network carries `decnet.network`. None of them can be seen from inside.
+
+Every call blocks; callers run it in a thread. Every error of the library or of the engine comes out as a DecnetError.
+The library is imported when first used: an idle agent without deckies does without its memory.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from decnet_core.errors import Conflict, DecnetError, NotFound, Unavailable
+
+from decnet_agent.engine_images import EngineImages
+from decnet_agent.furnishing import ACCOUNT_FILES, ArchiveEntry, Image, to_tar
+from decnet_agent.image_contexts import ImageContexts
+from decnet_agent.labels import (
+    LABEL_DECKY,
+    LABEL_FINGERPRINT,
+    LABEL_GENERATION,
+    LABEL_IP,
+    LABEL_MAC,
+    LABEL_NETWORK,
+    LABEL_SERVICES,
+)
+from decnet_agent.planning import ExistingDecky, NetworkFacts, PlacedDecky, World, image_set
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+CAPABILITIES = (
+    "CHOWN",
+    "SETUID",
+    "SETGID",
+    "SYS_CHROOT",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "KILL",
+    "NET_BIND_SERVICE",
+    "AUDIT_WRITE",
+)
+"""Measured: all that Debian's sshd with PAM, su and sudo need. NET_RAW and NET_ADMIN are never among them."""
+
+API_SECS = 60
+"""One call to the engine; starting a container takes about a second, on a busy worker ten."""
+
+STOP_SECS = 2
+"""The images ask for SIGKILL, which needs no patience; this is for the engine's own work."""
+
+_UNFINISHED = ".new"
+_MAX_ARCHIVE_BYTES = 4 << 20
+"""What is read out of an image (account files, skeleton) is a few KiB."""
+
+_SHM_BYTES = 64 << 20
+
+# As on every Debian; without them pid files outlive a restart and daemons refuse to start.
+_TMPFS = {"/run": "mode=755,size=64m", "/run/lock": "mode=1777,size=5m"}
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one decky may use, and how much of its console the engine keeps."""
+
+    memory_bytes: int
+    pids: int
+    log_file_bytes: int
+    log_files: int
+
+
+class Engine:
+    """One Docker engine, at `docker_host`."""
+
+    def __init__(
+        self,
+        docker_host: str,
+        contexts: ImageContexts,
+        *,
+        network_name: str,
+        base_image: str,
+        rootfs_image: str,
+        limits: Limits,
+    ) -> None:
+        self._docker_host = docker_host
+        self._network_name = network_name
+        self._limits = limits
+        self._images = EngineImages(contexts, base_image, rootfs_image)
+        self._client: DockerClient | None = None
+
+    def close(self) -> None:
+        """Let go of the connection; the next call opens another."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def version(self) -> str:
+        """Return the engine's version.
+
+        Raises:
+            Unavailable: it does not answer.
+        """
+        with self._talking("ask for the engine's version"):
+            return str(self._open().version()["Version"])
+
+    def world(self, service_sets: Sequence[tuple[str, ...]]) -> World:
+        """Look at what the engine holds.
+
+        Args:
+            service_sets: those whose images are of interest.
+        """
+        with self._talking("list what the engine holds"):
+            client = self._open()
+            networks = client.networks.list(names=[self._network_name])
+            network = next((item for item in networks if item.name == self._network_name), None)
+            keys, present = self._images.survey(client, service_sets)
+            return World(
+                network_key=None if network is None else _labels(network.attrs).get(LABEL_NETWORK, ""),
+                image_keys=keys,
+                images=present,
+                deckies=[_existing(container) for container in self._containers(client)],
+            )
+
+    def create_network(self, facts: NetworkFacts, key: str) -> None:
+        """Make the macvlan network, in place of one that was made of something else.
+
+        Raises:
+            Conflict: another network has the subnet or the parent, or ours is in use by containers not of ours.
+        """
+        from docker.types import IPAMConfig, IPAMPool  # noqa: PLC0415 - see above
+
+        with self._talking(f"make the network on {facts.interface}"):
+            client = self._open()
+            for network in client.networks.list(names=[self._network_name]):
+                if network.name == self._network_name:
+                    if LABEL_NETWORK not in _labels(network.attrs):
+                        raise Conflict(
+                            f"A network {self._network_name} that DECNET did not make is there",
+                            "Set network-name to another name.",
+                        )
+                    network.remove()
+            pool = IPAMPool(subnet=str(facts.subnet), gateway=None if facts.gateway is None else str(facts.gateway))
+            client.networks.create(
+                self._network_name,
+                driver="macvlan",
+                options={"parent": facts.interface, "macvlan_mode": "bridge"},
+                ipam=IPAMConfig(pool_configs=[pool]),
+                labels={LABEL_NETWORK: key},
+            )
+
+    def build_image(self, services: tuple[str, ...]) -> None:
+        """Make the image of a set of services, and the base below it when that is missing."""
+        with self._talking(f"build the image for {', '.join(services)}"):
+            self._images.build(self._open(), services)
+
+    def create(self, decky: PlacedDecky, generation: int, furnished: Callable[[Image], Sequence[ArchiveEntry]]) -> str:
+        """Make a decky's container and put its things into it; it does not run yet.
+
+        Args:
+            furnished: told what the image brings, returns what is put in.
+
+        Returns:
+            The container's id.
+        """
+        spec = decky.spec
+        with self._talking(f"create {spec.name}"):
+            client = self._open()
+            made = client.api.create_container(**self._container(client, decky, generation))
+            container = client.containers.get(made["Id"])
+            now_secs = int(time.time())
+            container.put_archive("/", to_tar(furnished(_image_of(container)), now_secs))
+            container.rename(_container_name(spec.name))
+            return str(made["Id"])
+
+    def start(self, name: str) -> None:
+        """Start a decky that `create` made."""
+        with self._talking(f"start {name}"):
+            self._open().containers.get(_container_name(name)).start()
+
+    def stop(self, container: str) -> None:
+        """Stop a container; one that is gone is no error."""
+        with self._talking("stop a decky"), _gone_is_fine():
+            self._open().containers.get(container).stop(timeout=STOP_SECS)
+
+    def remove(self, container: str) -> None:
+        """Remove a container and what it wrote; one that is gone is no error."""
+        with self._talking("remove a decky"), _gone_is_fine():
+            self._open().containers.get(container).remove(force=True, v=True)
+
+    def _open(self) -> DockerClient:
+        if self._client is None:
+            from docker import DockerClient  # noqa: PLC0415 - see above
+
+            self._client = DockerClient(base_url=self._docker_host, timeout=API_SECS, version="auto")
+        return self._client
+
+    def _containers(self, client: DockerClient) -> list[Container]:
+        found = client.containers.list(all=True, filters={"label": LABEL_DECKY}, ignore_removed=True)
+        return sorted(found, key=lambda container: (container.labels[LABEL_DECKY], str(container.id)))
+
+    def _container(self, client: DockerClient, decky: PlacedDecky, generation: int) -> dict[str, Any]:
+        """Return the arguments of the engine's own create call."""
+        from docker.types import LogConfig  # noqa: PLC0415 - see above
+
+        api, spec, limits = client.api, decky.spec, self._limits
+        endpoint = api.create_endpoint_config(ipv4_address=str(decky.ip), mac_address=decky.mac)
+        # Engines before 1.44 know a MAC of the container only, later ones one of each endpoint.
+        by_endpoint = tuple(int(part) for part in api.api_version.split(".")) >= (1, 44)
+        if not by_endpoint:
+            endpoint.pop("MacAddress", None)
+        services = image_set(spec)
+        return {
+            "image": self._images.tag(services),
+            "name": _container_name(spec.name) + _UNFINISHED,
+            "hostname": spec.name,
+            "tty": True,
+            "mac_address": None if by_endpoint else decky.mac,
+            "labels": {
+                LABEL_DECKY: spec.name,
+                LABEL_GENERATION: str(generation),
+                LABEL_SERVICES: ",".join(services),
+                LABEL_FINGERPRINT: decky.fingerprint,
+                LABEL_IP: str(decky.ip),
+                LABEL_MAC: decky.mac,
+            },
+            "networking_config": {"EndpointsConfig": {self._network_name: endpoint}},
+            "host_config": api.create_host_config(
+                network_mode=self._network_name,
+                cap_drop=["ALL"],
+                cap_add=list(CAPABILITIES),
+                mem_limit=limits.memory_bytes,
+                pids_limit=limits.pids,
+                shm_size=_SHM_BYTES,
+                tmpfs=dict(_TMPFS),
+                restart_policy={"Name": "unless-stopped"},
+                log_config=LogConfig(
+                    type=LogConfig.types.JSON,
+                    config={"max-size": str(limits.log_file_bytes), "max-file": str(limits.log_files)},
+                ),
+            ),
+        }
+
+    @contextmanager
+    def _talking(self, doing: str) -> Iterator[None]:
+        """Turn what the library raises into errors of ours."""
+        from docker.errors import APIError, DockerException  # noqa: PLC0415 - see above
+        from requests.exceptions import RequestException  # noqa: PLC0415 - the library's own, it lets them through
+
+        try:
+            yield
+        except DecnetError:
+            raise
+        except APIError as cause:
+            raise _explained(doing, cause.status_code, str(cause.explanation or cause)) from cause
+        except (DockerException, RequestException, OSError) as cause:
+            self.close()
+            raise Unavailable(
+                f"Cannot {doing}: no Docker engine answers at {self._docker_host}",
+                "Start Docker (`systemctl start docker`), let this user read its socket (group docker), "
+                "or set docker-host.",
+            ) from cause
+
+
+def _explained(doing: str, status: int | None, said: str) -> DecnetError:
+    """Say what an answer of the engine means for the operator."""
+    message = f"Cannot {doing}: {said[:300]}"
+    if "overlaps" in said or "already using parent interface" in said:
+        return Conflict(message, "Remove the other network (`docker network ls`), or set another subnet or interface.")
+    if "parent interface" in said or "no such device" in said:
+        return Conflict(message, "Set interface to one of this host's that is up (`ip link`).")
+    if "Address already in use" in said:
+        return Conflict(message, "Another container holds the address: remove it, or deploy with another address.")
+    if "No such image" in said:
+        return NotFound(message, "Deploy again: the image is built again.")
+    if status == 409:
+        return Conflict(message, "Remove what stands in the way (`docker ps -a`), then deploy again.")
+    return Unavailable(message, "`journalctl -u docker` says more; deploy again when it is mended.")
+
+
+@contextmanager
+def _gone_is_fine() -> Iterator[None]:
+    from docker.errors import APIError  # noqa: PLC0415 - see above
+    from docker.errors import NotFound as Missing  # noqa: PLC0415
+
+    try:
+        yield
+    except Missing:
+        pass
+    except APIError as error:
+        if error.status_code != 409 or "in progress" not in str(error):
+            raise
+
+
+def _existing(container: Container) -> ExistingDecky:
+    labels = container.labels
+    name = labels[LABEL_DECKY]
+    return ExistingDecky(
+        name=name,
+        container=str(container.id),
+        fingerprint=labels.get(LABEL_FINGERPRINT, ""),
+        complete=container.name == _container_name(name),
+        running=container.status in {"running", "restarting"},
+    )
+
+
+def _container_name(decky: str) -> str:
+    return f"decky-{decky}"
+
+
+def _labels(attributes: Mapping[str, Any]) -> Mapping[str, str]:
+    return attributes.get("Labels") or {}
+
+
+def _image_of(container: Container) -> Image:
+    from docker.errors import NotFound as Missing  # noqa: PLC0415 - see above
+
+    accounts: dict[str, bytes] = {}
+    for name in ACCOUNT_FILES:
+        try:
+            accounts.update(_read_out(container, f"/etc/{name}"))
+        except Missing:
+            continue
+    try:
+        skeleton = _read_out(container, "/etc/skel")
+    except Missing:
+        skeleton = {}
+    return Image(accounts, skeleton)
+
+
+def _read_out(container: Container, path: str) -> dict[str, bytes]:
+    chunks, _ = container.get_archive(path)
+    buffer = io.BytesIO()
+    for chunk in chunks:
+        buffer.write(chunk)
+        if buffer.tell() > _MAX_ARCHIVE_BYTES:
+            raise Unavailable(f"{path} of the image is over {_MAX_ARCHIVE_BYTES} bytes", "Build the images again.")
+    buffer.seek(0)
+    with tarfile.open(fileobj=buffer) as archive:
+        files = {item.name.rpartition("/")[2]: archive.extractfile(item) for item in archive if item.isfile()}
+        return {name: file.read() for name, file in files.items() if file is not None}

@@ -1,0 +1,165 @@
+"""What the agent answers: four routes, for the master alone.
+
+    GET  /health    -> Health        the agent lives
+    GET  /status    -> AgentStatus   what runs here
+    POST /deploy    Shard -> ShardReport
+    POST /teardown  Shard -> ShardReport   the same, for a shard with fewer deckies: the name says what was meant
+
+Invariants
+- Only `master@decnet-master` is answered, by its verified certificate; everybody else gets 403 whatever he asks,
+  and learns nothing of the routes. There are no pages about the API.
+- A body is bounded in bytes and in time. Errors are problem+json with the kind of our error, so that the master's CLI
+  ends with the same exit code; no input is quoted in them.
+
+Source: RFC 9457 (problem details).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import structlog
+from decnet_core import errors
+from decnet_core.errors import DecnetError, RemoteProtocolError, TrustError
+from decnet_core.fleet import AgentStatus, Health, Shard, ShardReport
+from decnet_core.identity import MASTER
+from decnet_core.peer import ASGIApp, Receive, Scope, Send, peer_in
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.responses import JSONResponse
+
+MAX_BODY_BYTES = 4 << 20
+"""The largest shard, 1,000 deckies with 16 accounts each, is half of it."""
+
+BODY_SECS = 30.0
+
+_TYPE_PREFIX = "urn:decnet:problem:"
+
+# The most telling class first.
+_PROBLEMS: tuple[tuple[type[DecnetError], int, str], ...] = (
+    (errors.RemoteProtocolError, 400, "bad-request"),
+    (errors.TrustError, 403, "not-trusted"),
+    (errors.RetryLater, 503, "retry-later"),
+    (errors.Unavailable, 503, "unavailable"),
+    (errors.Conflict, 409, "conflict"),
+    (errors.NotFound, 404, "not-found"),
+    (errors.ConfigError, 500, "configuration"),
+    (DecnetError, 500, "failed"),
+)
+
+log = structlog.get_logger()
+
+
+class Agent(Protocol):
+    """What the routes call."""
+
+    def health(self) -> Health:
+        """Tell that the agent lives."""
+
+    async def status(self) -> AgentStatus:
+        """Tell what runs here."""
+
+    async def apply(self, shard: Shard) -> ShardReport:
+        """Make the worker run what the shard says."""
+
+
+def build(agent: Agent) -> ASGIApp:
+    """Wire the application."""
+    app = FastAPI(
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+
+    @app.get("/health")
+    async def health() -> Health:
+        return agent.health()
+
+    @app.get("/status")
+    async def status() -> AgentStatus:
+        return await agent.status()
+
+    @app.post("/deploy")
+    @app.post("/teardown")
+    async def apply(shard: Shard) -> ShardReport:
+        # A master that hangs up does not stop half-way what it asked for.
+        return await asyncio.shield(asyncio.ensure_future(agent.apply(shard)))
+
+    app.add_exception_handler(DecnetError, _on_decnet_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    return _for_the_master(app)
+
+
+def problem(error: DecnetError) -> JSONResponse:
+    """Translate one of our errors."""
+    status, kind = next((status, kind) for type_, status, kind in _PROBLEMS if isinstance(error, type_))
+    document = {"type": _TYPE_PREFIX + kind, "status": status, "detail": error.message, "advice": error.advice}
+    return JSONResponse(document, status_code=status, media_type="application/problem+json")
+
+
+def _on_decnet_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DecnetError)  # noqa: S101 -- how it was registered
+    log.warning("call.failed", path=request.url.path, reason=error.message, advice=error.advice)
+    return problem(error)
+
+
+def _on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 -- how it was registered
+    faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5])
+    return problem(
+        RemoteProtocolError(f"The shard does not fit: {faults[:300]}", "Run the same release on master and workers.")
+    )
+
+
+def _for_the_master(app: ASGIApp) -> ASGIApp:
+    """Let only the master's requests through, their bodies read and bounded before anything looks at them."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        try:
+            peer = peer_in(scope)
+            if peer.identity != MASTER:
+                raise TrustError(f"{peer.identity} may not command an agent", "Only the master's identity may.")
+            body = await _read_body(receive)
+        except DecnetError as error:
+            client = (scope.get("client") or ("",))[0]
+            log.warning("call.refused", address=client, reason=error.message)
+            await problem(error)(scope, receive, send)
+            return
+        await app(scope, _once(body, receive), send)
+
+    return guarded
+
+
+async def _read_body(receive: Receive) -> bytes:
+    body = bytearray()
+    more = True
+    try:
+        async with asyncio.timeout(BODY_SECS):
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise RemoteProtocolError("The caller hung up")
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > MAX_BODY_BYTES:
+                    raise RemoteProtocolError(f"The body is over {MAX_BODY_BYTES} bytes", "Deploy fewer deckies here.")
+    except TimeoutError as cause:
+        raise RemoteProtocolError("The body did not arrive in time", "Try again.") from cause
+    return bytes(body)
+
+
+def _once(body: bytes, receive: Receive) -> Receive:
+    given = False
+
+    async def replay() -> dict[str, object]:
+        nonlocal given
+        if not given:
+            given = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return dict(await receive())
+
+    return replay

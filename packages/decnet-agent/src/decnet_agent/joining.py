@@ -1,0 +1,228 @@
+"""Make a bare host a worker: `decnet-agent join TOKEN`.
+
+The order is that of `decnet_core.enrolment`: ask for the CA without trust, check its pin, make keys, ask on a new
+connection that trusts this CA alone, store. Until the pin is checked nothing but the question for the CA is sent.
+
+It can be repeated at any point. Keys are made once and kept while they wait for their certificates, and those that
+have theirs already are asked for again with the same key, so that the master sees the same request and gives the same
+answer. `enrolment.json` is written last: with it the worker has joined.
+
+    <data-directory>/identities/      see `decnet_core.pki.keystore`
+    <data-directory>/enrolment.json   0644: the name, the master, its ports
+
+All belongs to the owner of the data directory, also when root joins: the daemons run as that user.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from decnet_core.endpoints import Endpoint
+from decnet_core.enrolment import ENROLMENT_FILE, Enrolment, JoinReply, JoinRequest, JoinToken
+from decnet_core.errors import ConfigError, Conflict, RemoteProtocolError, TrustError
+from decnet_core.identity import WORKER_ROLES, Identity, Role
+from decnet_core.pki.der import fingerprint
+from decnet_core.pki.durable import PUBLIC_MODE, replace_file
+from decnet_core.pki.keystore import KeyStore, StoredIdentity
+from decnet_core.pki.pin import pinned_ca
+from decnet_core.pki.tls import client_context
+from pydantic import ValidationError
+
+from decnet_agent import __version__, master_client
+from decnet_agent.settings import AgentSettings
+
+if TYPE_CHECKING:
+    from decnet_core.pki.certificates import PrivateKey
+
+SERVICE_USER = "decnet"
+
+
+def join(settings: AgentSettings, token: JoinToken, *, address: str | None = None) -> Identity:
+    """Join the master that a token names; return who this host is from now on.
+
+    Args:
+        address: where the master reaches this worker; None lets it take the address that the request comes from.
+
+    Raises:
+        Conflict: this host has joined as somebody else already.
+        TrustError: the pin does not match, the master refuses the token, or its answer is not for the keys sent.
+        Unavailable: the master does not answer; the same command again is harmless.
+        ConfigError: the data directory cannot be written.
+    """
+    agent = Identity(Role.AGENT, token.host)
+    store = KeyStore(settings.identities_directory)
+    if _has_joined(settings, store, token):
+        return agent
+    master = Endpoint.parse(token.address)
+    question = master_client.fetch_ca(master)
+    hint = master_client.clock_hint(question.at)
+    ca_pem = pinned_ca(question.content, token.pin)
+    _make_data_directory(settings.data_directory)
+    usable = {role: stored for role in WORKER_ROLES if (stored := _usable(store, role, token)) is not None}
+    request = JoinRequest(
+        token_id=token.id,
+        secret=token.secret,
+        version=__version__,
+        agent_port=Endpoint.parse(settings.agent_address).port,
+        address=address,
+        csrs={role: _csr(store, Identity(role, token.host), usable.get(role)) for role in WORKER_ROLES},
+    )
+    try:
+        reply = _ask(settings.data_directory, master, ca_pem, request)
+        _store(store, token, reply, ca_pem, missing=[role for role in WORKER_ROLES if role not in usable])
+    except TrustError as error:
+        raise TrustError(error.message, hint + _expiry_hint(token) + error.advice) from error
+    _remember(settings.data_directory, master, reply)
+    _hand_over(settings.data_directory)
+    return agent
+
+
+def read_enrolment(data_directory: Path) -> Enrolment | None:
+    """Return what this worker remembers of its joining; None before it.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    path = data_directory / ENROLMENT_FILE
+    try:
+        return Enrolment.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as cause:
+        why = cause.strerror if isinstance(cause, OSError) else "it holds something else"
+        raise ConfigError(
+            f"{path} cannot be read: {why}", "Give it to this user, or remove it and join again."
+        ) from None
+
+
+def _has_joined(settings: AgentSettings, store: KeyStore, token: JoinToken) -> bool:
+    """Tell whether the host is what the token would make it.
+
+    Raises:
+        Conflict: it is somebody else.
+    """
+    enrolment = read_enrolment(settings.data_directory)
+    if enrolment is None:
+        return False
+    try:
+        agent = store.load(Role.AGENT, datetime.now(UTC))
+    except TrustError:
+        return False  # its identity has ended or is damaged: joining again mends it
+    if enrolment.host == token.host and _pin_of(agent) == token.pin:
+        return True
+    raise Conflict(
+        f"This host has joined already, as {agent.identity.host}",
+        f"Decommission it on the master and remove {settings.identities_directory} and "
+        f"{settings.data_directory / ENROLMENT_FILE} before it joins as {token.host}.",
+    )
+
+
+def _usable(store: KeyStore, role: Role, token: JoinToken) -> StoredIdentity | None:
+    """Return an identity that a broken-off attempt with this token has stored already."""
+    try:
+        stored = store.load(role, datetime.now(UTC))
+    except TrustError:
+        return None
+    return stored if stored.identity.host == token.host and _pin_of(stored) == token.pin else None
+
+
+def _pin_of(stored: StoredIdentity) -> str:
+    import ssl  # noqa: PLC0415 - the one use
+
+    return fingerprint(ssl.PEM_cert_to_DER_cert(stored.files.ca.read_text(encoding="ascii")))
+
+
+def _csr(store: KeyStore, identity: Identity, stored: StoredIdentity | None) -> str:
+    from decnet_core.pki.certificates import make_csr  # noqa: PLC0415 - `cryptography` only here
+
+    key = store.create_key(identity.role) if stored is None else _stored_key(stored)
+    return make_csr(key, identity).decode("ascii")
+
+
+def _stored_key(stored: StoredIdentity) -> PrivateKey:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415 - as above
+    from decnet_core.pki.certificates import PrivateKey  # noqa: PLC0415 - as above
+
+    key = load_pem_private_key(stored.files.key.read_bytes(), None)
+    if not isinstance(key, PrivateKey):
+        raise TrustError(f"{stored.files.key} is of another type", f"Remove {stored.files.key.parent} and join again.")
+    return key
+
+
+def _ask(data_directory: Path, master: Endpoint, ca_pem: bytes, request: JoinRequest) -> JoinReply:
+    with tempfile.NamedTemporaryFile(dir=data_directory, prefix=".ca.", suffix=".pem") as ca:
+        ca.write(ca_pem)
+        ca.flush()
+        return master_client.ask_to_join(master, client_context(None, Path(ca.name)), request)
+
+
+def _store(store: KeyStore, token: JoinToken, reply: JoinReply, ca_pem: bytes, *, missing: Sequence[Role]) -> None:
+    if reply.host != token.host or not set(WORKER_ROLES) <= reply.certificates.keys():
+        raise RemoteProtocolError(
+            "The master's answer is for another host or lacks an identity", "Ask for a new token and join again."
+        )
+    for role in missing:
+        # The CA that was pinned, not the one in the answer.
+        stored = store.store(role, reply.certificates[role].encode("ascii", "replace"), ca_pem, datetime.now(UTC))
+        if stored.identity != Identity(role, token.host):
+            raise TrustError(
+                f"The master sent the certificate of {stored.identity}", "Ask for a new token and join again."
+            )
+
+
+def _remember(data_directory: Path, master: Endpoint, reply: JoinReply) -> None:
+    enrolment = Enrolment(
+        host=reply.host, master=master.host, listener_port=reply.listener_port, enrolment_port=master.port
+    )
+    try:
+        replace_file(data_directory / ENROLMENT_FILE, enrolment.model_dump_json().encode(), PUBLIC_MODE)
+    except OSError as cause:
+        raise _unwritable(data_directory, cause) from cause
+
+
+def _make_data_directory(path: Path) -> None:
+    try:
+        if not path.exists():
+            path.mkdir(mode=0o750, parents=True)
+            if os.geteuid() == 0 and (owner := _service_owner()) is not None:
+                os.chown(path, *owner)
+    except OSError as cause:
+        raise _unwritable(path, cause) from cause
+
+
+def _hand_over(data_directory: Path) -> None:
+    """Give what root made to the owner of the data directory."""
+    if os.geteuid() != 0:
+        return
+    try:
+        state = data_directory.stat()
+        mine = [data_directory / ENROLMENT_FILE, data_directory / "identities"]
+        mine += (data_directory / "identities").rglob("*")
+        for path in mine:
+            os.chown(path, state.st_uid, state.st_gid, follow_symlinks=False)
+    except OSError as cause:
+        raise _unwritable(data_directory, cause) from cause
+
+
+def _service_owner() -> tuple[int, int] | None:
+    try:
+        user = pwd.getpwnam(SERVICE_USER)
+    except KeyError:
+        return None
+    return user.pw_uid, user.pw_gid
+
+
+def _expiry_hint(token: JoinToken) -> str:
+    return "" if datetime.now(UTC) < token.expires_at else f"The token ended at {token.expires_at:%Y-%m-%d %H:%M %Z}. "
+
+
+def _unwritable(path: Path, cause: OSError) -> ConfigError:
+    return ConfigError(
+        f"{path} cannot be written: {cause.strerror}", "Run `decnet-agent join` as root, or set data-directory."
+    )

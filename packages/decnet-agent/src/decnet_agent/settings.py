@@ -1,0 +1,86 @@
+"""The agent's configuration: section `[agent]` of the INI file, `DECNET_` variables, command line.
+
+Everything has a default but the LAN that the deckies join: `interface` and `subnet` have none, because guessing them
+would put decoys onto the wrong network. They are asked for where they are used, by `deploy` and `doctor`, so that an
+agent without them still answers the master.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
+
+from decnet_core.settings import RoleSettings
+from pydantic import Field, model_validator
+
+_MIB = 1 << 20
+
+
+class AgentSettings(RoleSettings):
+    """What an operator can set for a worker's agent."""
+
+    section: ClassVar[str] = "agent"
+
+    agent_address: str = "0.0.0.0:8765"
+    """Where the master reaches the agent; give a management address where the worker has one."""
+    docker_host: str = "unix:///var/run/docker.sock"
+    interface: Annotated[str, Field(pattern=r"^[^\s/]{1,15}$")] | None = None
+    """The network interface whose LAN the deckies join (15 characters: IFNAMSIZ)."""
+    subnet: IPv4Network | None = None
+    """That LAN's subnet."""
+    gateway: IPv4Address | None = None
+    """That LAN's router; None gives the deckies no default route."""
+    ip_range: IPv4Network | None = None
+    """The part of the subnet that deckies without a fixed address take theirs from; None is the whole subnet."""
+    network_name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$")] = "decoy-lan"
+    """The Docker network that the agent keeps for the deckies."""
+    rootfs_image: str = "decky-rootfs:bookworm"
+    """A minimal Debian to build `base_image` from, when that is missing."""
+    base_image: str = "decky-base:bookworm"
+    images_directory: Path | None = None
+    """Build contexts, one folder for each service and `base`; None is those that the package brings."""
+    decky_memory_bytes: Annotated[int, Field(ge=32 * _MIB)] = 512 * _MIB
+    decky_pids: Annotated[int, Field(ge=32)] = 512
+    container_log_file_bytes: Annotated[int, Field(ge=_MIB)] = 64 * _MIB
+    """The engine's own record of a decky's console; the collector reads from it what it missed while it was down.
+
+    With `container_log_files` it is the bound of what can be caught up: 256 MiB is over an hour of the loudest
+    attack that a decky of ours lets through (200 lines a second of 300 bytes, doubled by the engine's JSON).
+    """
+    container_log_files: Annotated[int, Field(ge=1, le=64)] = 4
+    event_log_file_bytes: Annotated[int, Field(ge=1 << 16)] = 64 * _MIB
+    """A file of the event log is rotated at this size."""
+
+    @model_validator(mode="after")
+    def _range_lies_in_the_subnet(self) -> Self:
+        if self.ip_range is not None and (self.subnet is None or not self.ip_range.subnet_of(self.subnet)):
+            raise ValueError("ip-range must lie within subnet")
+        if self.gateway is not None and (self.subnet is None or self.gateway not in self.subnet):
+            raise ValueError("gateway must lie within subnet")
+        return self
+
+    @property
+    def identities_directory(self) -> Path:
+        """Where the worker's identities lie."""
+        return self.data_directory / "identities"
+
+    @property
+    def state_directory(self) -> Path:
+        """Where the agent keeps what it must not forget."""
+        return self.data_directory / "agent"
+
+    @property
+    def event_log(self) -> Path:
+        """The worker's event log."""
+        return self.log_directory / "events.log"
+
+    @property
+    def evidence_socket(self) -> Path:
+        """Where the taps hand in their events."""
+        return self.run_directory / "events.sock"
+
+    @property
+    def deckies_file(self) -> Path:
+        """What runs here, for the taps."""
+        return self.run_directory / "deckies.json"
