@@ -54,6 +54,7 @@ class EventType(StrEnum):
     LOGIN_SUCCEEDED = "login.succeeded"
     SESSION_OPENED = "session.opened"
     SESSION_CLOSED = "session.closed"
+    CREDENTIAL_TRIED = "credential.tried"
     COMMAND_RUN = "command.run"
     FILE_CAPTURED = "file.captured"
     EVIDENCE_DROPPED = "evidence.dropped"
@@ -84,17 +85,20 @@ CATALOGUE: Mapping[EventType, EventSpec] = MappingProxyType(
         EventType.LOGIN_SUCCEEDED: EventSpec("A login was accepted", 3, ("user",), ("password", "method", "key")),
         EventType.SESSION_OPENED: EventSpec("A user's session began", 4, ("user",), ("by",)),
         EventType.SESSION_CLOSED: EventSpec("A user's session ended", 5, ("user",)),
+        EventType.CREDENTIAL_TRIED: EventSpec(
+            "A user name and password reached the decky's authentication", 4, ("user", "password"), ("by",)
+        ),
         EventType.COMMAND_RUN: EventSpec(
             "A command line was entered or a program was executed",
             3,
             ("command",),
-            ("interactive", "exe", "user", "uid", "cwd", "tty", "ppid"),
+            ("interactive", "exe", "user", "uid", "cwd", "tty", "ppid", "startup"),
         ),
         EventType.FILE_CAPTURED: EventSpec(
             "A file that was written in a decky is in quarantine",
             3,
             ("path", "sha256", "size_bytes"),
-            ("stored_as", "mode", "uid", "user", "writer", "truncated"),
+            ("stored_as", "mode", "uid", "user", "writer", "truncated", "startup"),
         ),
         EventType.EVIDENCE_DROPPED: EventSpec(
             "A sensor had to give up evidence; the count says how much", 2, ("count", "reason")

@@ -1,0 +1,210 @@
+"""Who did it: from a process to the login session that it belongs to. Pure: facts in, answers out.
+
+A table of processes follows every fork, exec and exit in the deckies. A child belongs to its parent's session, and
+stays in it when the parent is gone, when it becomes a daemon and when it takes another name: nothing that a process
+does to itself changes where it came from.
+
+A session begins where an SSH server's process holds an established connection to a port that its machine listens on:
+the server's child for one connection. So a server that an attacker restarts from within a session still gives each
+later visitor a session of their own; and a process that only calls itself `sshd` and connects outward gives none.
+
+Marks that a process carries and hands to its children:
+- `serving`: still the SSH server's own code. It is lost for ever at the first exec of anything but the server's files.
+- `starting`: a login shell before its first prompt, and what it runs (profile scripts); the server's greeting helpers.
+
+Bounded: the oldest ended processes are forgotten first, then the oldest of all.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+from decnet_agent.tap.decoding import Record, arguments, readable
+
+MAX_PROCESSES = 65_536
+"""Twice what 100 deckies of 300 processes hold; about 40 MB if a flood fills it."""
+MAX_ENDED = 4096
+"""Ended processes that are kept for file events which are still on their way."""
+LINEAGE = 6
+"""Names in a writer's chain: process, shell, and the server's few."""
+
+SERVER_NAMES = frozenset({b"sshd", b"sshd-session", b"sshd-auth"})
+SERVER_FILES = frozenset({b"/usr/sbin/sshd", b"/usr/lib/openssh/sshd-session", b"/usr/lib/openssh/sshd-auth"})
+
+_TICK_NS = 10_000_000
+"""/proc tells start times in hundredths of a second on every Linux; the kernel's records know more."""
+
+_GREETING = (b"sh", b"-c", b"/usr/bin/env -i PATH=")
+"""How pam_motd runs the update-motd scripts (Linux-PAM 1.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """An established TCP connection, seen from the decky."""
+
+    src_ip: str
+    src_port: int
+    dst_ip: str
+    dst_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One connection to a decky's SSH server and all that came of it."""
+
+    id: str
+    flow: Flow
+    root: int
+    """The connection's server process: its pid on the host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process in a decky. Pids are the host's, but for `decky_pid`."""
+
+    pid: int
+    decky_pid: int
+    started_ns: int
+    namespace: int
+    uid: int
+    lineage: tuple[bytes, ...]
+    """Its own name first, then its parents' as far as `LINEAGE`."""
+    session: Session | None = None
+    serving: bool = False
+    starting: bool = False
+    ended: bool = False
+    left_server_ns: int = 0
+    """When its first program that is not the server's began, since boot."""
+
+
+class ProcessTable:
+    """What is known of the processes in all watched deckies."""
+
+    def __init__(self) -> None:
+        self._processes: OrderedDict[int, Process] = OrderedDict()
+        self._ended: OrderedDict[int, None] = OrderedDict()
+
+    def find(self, pid: int) -> Process | None:
+        """Look a process up by its pid on the host; one that ended a moment ago is still there."""
+        return self._processes.get(pid)
+
+    def forked(self, record: Record) -> Process:
+        """Take in a new process."""
+        parent = self._parent(record)
+        lineage = (record.name, *(parent.lineage if parent else ()))[:LINEAGE]
+        process = Process(
+            record.pid,
+            record.decky_pid,
+            record.started_ns,
+            record.namespace,
+            record.uid,
+            lineage,
+            session=parent.session if parent else None,
+            serving=parent.serving if parent else record.name in SERVER_NAMES,
+            starting=parent.starting if parent else False,
+        )
+        return self._keep(process)
+
+    def found(self, record: Record) -> Process:
+        """Take in a process that ran before we came; its parents must have been taken in before it."""
+        process = self.forked(record)
+        return self._keep(replace(process, serving=record.file in SERVER_FILES))
+
+    def executed(self, record: Record) -> Process:
+        """Take in that a process runs another program now."""
+        before = self._current(record)
+        words = arguments(record)
+        serving = record.file in SERVER_FILES and (before.serving or before.session is None)
+        starting = before.starting
+        if before.serving and before.session is not None and not serving:
+            login_shell = bool(words) and words[0].startswith(b"-") and record.has_terminal
+            greeting = tuple(words[:2]) == _GREETING[:2] and len(words) > 2 and words[2].startswith(_GREETING[2])
+            starting = login_shell or greeting
+        return self._keep(
+            replace(
+                before,
+                uid=record.uid,
+                lineage=(record.name, *before.lineage[1:]),
+                serving=serving,
+                starting=starting,
+                left_server_ns=record.at_ns if before.serving and not serving else before.left_server_ns,
+            )
+        )
+
+    def prompted(self, record: Record) -> None:
+        """Take in that a shell asks its user for a line: whatever it starts from now on was asked for."""
+        process = self._current(record)
+        if process.starting:
+            self._keep(replace(process, starting=False))
+
+    def exited(self, record: Record) -> Process | None:
+        """Take in the end of a process; it is forgotten a little later."""
+        process = self._processes.get(record.pid)
+        if process is None or not _same_start(process.started_ns, record.started_ns):
+            return None
+        process = self._keep(replace(process, ended=True))
+        self._ended[record.pid] = None
+        while len(self._ended) > MAX_ENDED:
+            self._forget_ended()
+        return process
+
+    def current(self, record: Record) -> Process:
+        """Give the process that a record is about; one that was never seen before belongs to its parent's session."""
+        return self._current(record)
+
+    def connected(self, process: Process, container_id: str, flows: Iterable[Flow]) -> Process:
+        """Take in which connections a server process holds to ports of its own machine."""
+        found = sorted(set(flows), key=lambda flow: (flow.dst_port, flow.src_ip, flow.src_port))
+        if not found or (process.session is not None and process.session.flow in found):
+            return process
+        identity = f"{container_id}\0{process.decky_pid}\0{process.started_ns // _TICK_NS}"
+        session = Session(blake2b(identity.encode(), digest_size=8).hexdigest(), found[0], process.pid)
+        return self._keep(replace(process, session=session, serving=True, starting=False))
+
+    def forget_namespace(self, namespace: int) -> None:
+        """Drop a decky's processes."""
+        for pid in [pid for pid, process in self._processes.items() if process.namespace == namespace]:
+            del self._processes[pid]
+            self._ended.pop(pid, None)
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    def _current(self, record: Record) -> Process:
+        process = self._processes.get(record.pid)
+        if process is None or not _same_start(process.started_ns, record.started_ns):
+            process = self.forked(record)
+        return process
+
+    def _parent(self, record: Record) -> Process | None:
+        parent = self._processes.get(record.parent)
+        if parent is None or parent.namespace != record.namespace:
+            return None
+        return parent if _same_start(parent.started_ns, record.parent_started_ns) else None
+
+    def _keep(self, process: Process) -> Process:
+        self._processes[process.pid] = process
+        if not process.ended:
+            self._ended.pop(process.pid, None)
+        while len(self._processes) > MAX_PROCESSES:
+            if self._ended:
+                self._forget_ended()
+            else:
+                self._processes.popitem(last=False)
+        return process
+
+    def _forget_ended(self) -> None:
+        pid, _ = self._ended.popitem(last=False)
+        self._processes.pop(pid, None)
+
+
+def writer(process: Process) -> str:
+    """Name a process and its parents, youngest first."""
+    return " < ".join(readable(name) for name in process.lineage)
+
+
+def _same_start(left_ns: int, right_ns: int) -> bool:
+    return left_ns // _TICK_NS == right_ns // _TICK_NS

@@ -1,0 +1,134 @@
+"""Hear from the kernel that a file in a decky was written and closed, with a descriptor of that very file.
+
+A mark sits on a whole filesystem: a decky's overlay and each of its tmpfs mounts are filesystems of their own, so no
+other container's or host's file is ever heard of. Filesystems that a decky shares with its host (the engine's
+/etc/hosts and the like) are never marked.
+
+The descriptor opens the file that was written, whatever its name is by now, and opening it makes no further event.
+
+Source: fanotify(7), fanotify_init(2), fanotify_mark(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from decnet_core.errors import NotFound, Unavailable
+
+MAX_MOUNTS = 32
+"""Marked filesystems of one decky; Docker gives a container about four tmpfs mounts."""
+
+_CLASS_NOTIF, _CLOEXEC, _NONBLOCK = 0x0, 0x1, 0x2
+_MARK_ADD, _MARK_REMOVE, _MARK_FILESYSTEM = 0x1, 0x2, 0x100
+_CLOSE_WRITE, _QUEUE_OVERFLOW = 0x8, 0x4000
+_METADATA = struct.Struct("=IBBHQii")
+_READ_BYTES = 4096
+_ADVICE = "Run the tap as root (CAP_SYS_ADMIN) on a kernel with fanotify."
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A filesystem of a decky that is its own: where it is mounted and its device number."""
+
+    path: str
+    device: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that was closed after writing. The receiver closes `fd`; -1 says that the kernel's queue overflowed."""
+
+    fd: int
+    pid: int
+
+
+class Fanotify:
+    """One group of marks; `fd` becomes readable when there is something.
+
+    Raises:
+        Unavailable: the kernel or its policy forbids it.
+    """
+
+    def __init__(self) -> None:
+        flags = _CLASS_NOTIF | _CLOEXEC | _NONBLOCK
+        self.fd = int(_libc.fanotify_init(flags, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+        if self.fd < 0:
+            raise Unavailable(f"Cannot use fanotify: {os.strerror(ctypes.get_errno())}", _ADVICE)
+
+    def watch(self, directory_fd: int) -> None:
+        """Mark the filesystem of an open directory.
+
+        Raises:
+            Unavailable: the kernel refused.
+        """
+        self._mark(_MARK_ADD, directory_fd)
+
+    def forget(self, directory_fd: int) -> None:
+        """Take the mark away."""
+        self._mark(_MARK_REMOVE, directory_fd)
+
+    def read(self) -> Iterator[Written]:
+        """Give what is there now, one batch; nothing when there is nothing."""
+        try:
+            data = os.read(self.fd, _READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:  # EMFILE, ENXIO and the like: the kernel consumed the event and could not open its file
+            yield Written(-1, 0)
+            return
+        at = 0
+        while at + _METADATA.size <= len(data):
+            length, _, _, _, mask, fd, pid = _METADATA.unpack_from(data, at)
+            at += max(length, _METADATA.size)
+            yield Written(-1 if mask & _QUEUE_OVERFLOW else fd, pid)
+
+    def close(self) -> None:
+        """Drop all marks."""
+        os.close(self.fd)
+
+    def _mark(self, action: int, directory_fd: int) -> None:
+        result = _libc.fanotify_mark(
+            self.fd, ctypes.c_uint(action | _MARK_FILESYSTEM), ctypes.c_uint64(_CLOSE_WRITE), directory_fd, None
+        )
+        if result < 0:
+            raise Unavailable(f"Cannot watch a filesystem: {os.strerror(ctypes.get_errno())}", _ADVICE)
+
+
+def own_mounts(mountinfo: str) -> list[Mount]:
+    """Pick out of /proc/PID/mountinfo what belongs to the decky alone: its overlay root and its writable tmpfs.
+
+    Source: proc_pid_mountinfo(5).
+
+    Raises:
+        NotFound: the root is no overlay, so that files of the host might be meant.
+    """
+    found: list[Mount] = []
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, kind = left.split(" "), right.partition(" ")[0]
+        if len(fields) < 6 or not ((kind == "overlay" and fields[4] == "/") or (kind == "tmpfs" and _writable(fields))):
+            continue
+        major, _, minor = fields[2].partition(":")
+        if major.isdigit() and minor.isdigit() and len(found) < MAX_MOUNTS:
+            found.append(Mount(_unescaped(fields[4]), os.makedev(int(major), int(minor))))
+    if not any(mount.path == "/" for mount in found):
+        raise NotFound("The decky's root is no overlay filesystem", "Use Docker's overlay2 storage driver.")
+    return found
+
+
+def _writable(fields: list[str]) -> bool:
+    # A tmpfs mounted from within another (root field not "/") is the engine's mask over a file of /proc.
+    return "rw" in fields[5].split(",") and fields[3] == "/" and not fields[4].startswith(("/proc", "/sys"))
+
+
+def _unescaped(path: str) -> str:
+    """Undo the octal escapes of space, tab, newline and backslash."""
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        path = path.replace(code, character)
+    return path

@@ -1,0 +1,59 @@
+"""Read the ring buffer that the kernel's programs write: one reader, in the order of time, without copies in between.
+
+Layout, mapped from the map's descriptor: one page whose first 8 bytes are our position (we write it), one page whose
+first 8 bytes are the kernel's, then the data twice in a row, so that a record never wraps. A record is a 4-byte length
+with two flag bits (busy, discarded), 4 bytes of no interest, and the data, padded to 8 bytes.
+
+Source: the kernel's Documentation/bpf/ringbuf.rst.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterator
+
+_BUSY, _DISCARDED = 1 << 31, 1 << 30
+_HEADER_BYTES = 8
+
+
+class Ring:
+    """The reading end; `fd` becomes readable when there is something."""
+
+    def __init__(self, fd: int, size_bytes: int) -> None:
+        self.fd = fd
+        self._mask = size_bytes - 1
+        page = mmap.PAGESIZE
+        self._ours = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
+        self._theirs = mmap.mmap(fd, page + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        # Casting makes each read and write of a position one machine access.
+        self._consumed = memoryview(self._ours).cast("Q")
+        self._produced = memoryview(self._theirs)[:page].cast("Q")
+        self._data = memoryview(self._theirs)[page:]
+
+    def read(self, limit: int) -> Iterator[bytes]:
+        """Give up to `limit` records that are there now."""
+        position = self._consumed[0]
+        for _ in range(limit):
+            if position >= self._produced[0]:
+                return
+            start = position & self._mask
+            length = int.from_bytes(self._data[start : start + 4], "little" if _LITTLE else "big")
+            if length & _BUSY:
+                return
+            position += _HEADER_BYTES + (length & ~(_BUSY | _DISCARDED)) + 7 & ~7
+            record = None if length & _DISCARDED else bytes(self._data[start + 8 : start + 8 + length])
+            self._consumed[0] = position
+            if record is not None:
+                yield record
+
+    def close(self) -> None:
+        """Unmap and close."""
+        for view in (self._consumed, self._produced, self._data):
+            view.release()
+        self._ours.close()
+        self._theirs.close()
+        os.close(self.fd)
+
+
+_LITTLE = memoryview(b"\1\0").cast("H")[0] == 1
