@@ -89,7 +89,7 @@ class Site:
         """Initialise and start the master."""
         self._write_configuration()
         self._progress("master: init and serve")
-        self.admin_password = json.loads(self.master_cli("init", "--json"))["admin_password"]
+        self.admin_password = json.loads(self.master_cli("init", "--json"))["password"]
         self.master.start()
         self.master.wait_for_http(f"{self.api_url}/readyz", timeout_secs=60)
         self.master.wait_for_port(self.ports["enrolment"])
