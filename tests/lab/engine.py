@@ -153,16 +153,13 @@ class LabEngine:
         return slots.cache_folder() / "engines" / str(self._number)
 
     def _check_given(self) -> None:
-        client = self.client()
         try:
-            client.ping()
+            self.client().close()  # it asks for the API's version
         except (DockerException, OSError) as error:
             raise MissingPart(
                 f"no Docker engine answers at DECNET_LAB_DOCKER_HOST={self.docker_host}: {error}",
                 "Start it, or unset the variable for an engine of the lab's own",
             ) from error
-        finally:
-            client.close()
 
     def _spawn(self, dockerd: str) -> None:
         self._data.mkdir(parents=True, exist_ok=True)
