@@ -28,7 +28,7 @@ from typing import Any
 from decnet_core.errors import ConfigError, DecnetError, LocalProtocolError, RetryLater, Unavailable
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -163,8 +163,8 @@ def failure(cause: BaseException, url: URL) -> DecnetError:
     words = str(origin).splitlines()[0][:200] if str(origin) else type(origin).__name__
     if _passes(cause, origin):
         return RetryLater(f"The database {name} does not answer: {words}", "Start it, or wait until it is free again.")
-    if isinstance(cause, DBAPIError) and not isinstance(cause, InterfaceError | InternalError | OperationalError):
-        return LocalProtocolError(f"The database {name} refuses what we wrote: {type(origin).__name__}")
+    if _is_ours(cause, origin):  # the words may quote the value
+        return LocalProtocolError(f"The database {name} refuses a value that we wrote: {type(origin).__name__}")
     return Unavailable(f"The database {name} cannot be used: {words}", "Correct database-url, or mend the database.")
 
 
@@ -180,18 +180,39 @@ def _passes(cause: BaseException, origin: BaseException) -> bool:
     return isinstance(cause, OSError | TimeoutError | PoolTimeout)
 
 
+def _is_ours(cause: BaseException, origin: BaseException) -> bool:
+    state = getattr(origin, "sqlstate", None)
+    return isinstance(cause, DataError | OverflowError | UnicodeError) or (
+        isinstance(state, str) and state.startswith("22")  # data exceptions
+    )
+
+
 def _failures(url: URL) -> tuple[type[Exception], ...]:
     """List what a connection can raise; the driver's own errors come unwrapped while it connects."""
-    own: tuple[type[Exception], ...] = (DBAPIError, PoolTimeout, TimeoutError, OSError)
+    # A number or a text that SQLite's driver cannot hand over is a bare OverflowError or UnicodeError.
+    own: tuple[type[Exception], ...] = (DBAPIError, PoolTimeout, TimeoutError, OSError, OverflowError, UnicodeError)
     if is_sqlite(url):
         return (*own, sqlite3.Error)
     asyncpg: Any = importlib.import_module("asyncpg")  # 4 MB that a process on SQLite never pays
     return (*own, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
+class _SqliteConnection(sqlite3.Connection):
+    """Lets go of its lock when it is closed.
+
+    A task that is cancelled in the middle of a statement has its connection closed, but as long as its traceback keeps
+    the cursor alive SQLite only promises to close, and the write lock stays held (sqlite3_close_v2's "zombie").
+    """
+
+    def close(self) -> None:
+        if self.in_transaction:
+            self.rollback()
+        super().close()
+
+
 def _sqlite_arguments() -> dict[str, Any]:
     # isolation_level None: the driver begins nothing by itself, `_begin_sqlite` does.
-    return {"isolation_level": None, "timeout": LOCK_WAIT_SECS}
+    return {"isolation_level": None, "timeout": LOCK_WAIT_SECS, "factory": _SqliteConnection}
 
 
 def _postgres_arguments() -> dict[str, Any]:

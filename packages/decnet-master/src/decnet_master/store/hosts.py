@@ -141,7 +141,7 @@ class Hosts:
         query = select(hosts.c.name).where(hosts.c.name == storable(name), hosts.c.status == HostStatus.ACTIVE.value)
         if fingerprint is not None:
             known = select(certificates.c.fingerprint).where(
-                certificates.c.fingerprint == fingerprint,
+                certificates.c.fingerprint == storable(fingerprint),
                 certificates.c.host == storable(name),
                 certificates.c.revoked_at.is_(None),
             )
@@ -167,24 +167,12 @@ class Hosts:
 
         Raises:
             TrustError: unknown, ended, or used for other CSRs, or the host was decommissioned since.
+            Conflict: one of the certificates is recorded already, for a serial number was used twice.
         """
-        async with self._database.write() as connection:
-            query = select(join_tokens).where(join_tokens.c.id == token_id).with_for_update()
-            token = (await connection.execute(query)).one_or_none()
-            # The same words whether the id or the secret is wrong: nobody learns which tokens exist.
-            if token is None or not hmac.compare_digest(token.secret_hash, secret_hash):
-                raise TrustError("This join token is not known", _ANOTHER_TOKEN)
-            query = select(hosts.c.status).where(hosts.c.name == token.host).with_for_update()
-            status = (await connection.execute(query)).scalar_one()
-            if token.used_at is not None:
-                return _reply_again(token, csr_digest, status)
-            if status != HostStatus.ENROLLED or micros(now) >= token.expires_at:
-                raise TrustError("This join token has ended", _ANOTHER_TOKEN)
-            redemption = issue(token.host)
-            await _record(connection, token.host, redemption, now)
-            used = {"used_at": micros(now), "csr_digest": csr_digest, "reply": redemption.reply}
-            await connection.execute(update(join_tokens).where(join_tokens.c.id == token_id).values(used))
-            return redemption.reply
+        try:
+            return await self._redeem(token_id, secret_hash, csr_digest, now, issue)
+        except IntegrityError:
+            raise Conflict(f"A certificate of token {token_id} is recorded already", _ANOTHER_TOKEN) from None
 
     async def decommission(self, name: str, now: datetime) -> Host:
         """Refuse the host from now on, and its certificates for ever; harmless when repeated.
@@ -210,6 +198,27 @@ class Hosts:
         )
         async with self._database.write() as connection:
             await connection.execute(change)
+
+    async def _redeem(
+        self, token_id: str, secret_hash: str, csr_digest: str, now: datetime, issue: Callable[[str], Redemption]
+    ) -> str:
+        async with self._database.write() as connection:
+            query = select(join_tokens).where(join_tokens.c.id == token_id).with_for_update()
+            token = (await connection.execute(query)).one_or_none()
+            # The same words whether the id or the secret is wrong: nobody learns which tokens exist.
+            if token is None or not hmac.compare_digest(token.secret_hash, secret_hash):
+                raise TrustError("This join token is not known", _ANOTHER_TOKEN)
+            query = select(hosts.c.status).where(hosts.c.name == token.host).with_for_update()
+            status = (await connection.execute(query)).scalar_one()
+            if token.used_at is not None:
+                return _reply_again(token, csr_digest, status)
+            if status != HostStatus.ENROLLED or micros(now) >= token.expires_at:
+                raise TrustError("This join token has ended", _ANOTHER_TOKEN)
+            redemption = issue(token.host)
+            await _record(connection, token.host, redemption, now)
+            used = {"used_at": micros(now), "csr_digest": csr_digest, "reply": redemption.reply}
+            await connection.execute(update(join_tokens).where(join_tokens.c.id == token_id).values(used))
+            return redemption.reply
 
 
 _ANOTHER_TOKEN = "Ask the operator for a new one (`decnet-master swarm enroll`)."  # noqa: S105 -- no secret

@@ -23,6 +23,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _SUB = "\x1a"
 _UNSTORABLE = re.compile("[\0\x1a\ud800-\udfff]")
+_STORED = {code: f"{_SUB}{code:04x}" for code in (0x00, 0x1A, *range(0xD800, 0xE000))}
 _SUBSTITUTE = re.compile("\x1a([0-9a-f]{4})")
 
 
@@ -49,9 +50,7 @@ def iso(at_micros: int) -> str:
 
 def storable(text: str) -> str:
     """Make any text storable; `original` undoes it."""
-    if text.isprintable():  # the fast way: no control character and no surrogate is printable
-        return text
-    return _UNSTORABLE.sub(lambda found: f"{_SUB}{ord(found[0]):04x}", text)
+    return text.translate(_STORED) if _UNSTORABLE.search(text) else text
 
 
 def original(stored: str) -> str:

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from decnet_core.errors import Conflict
+from decnet_core.fleet import Account, DeckyPhase, DeckySpec, DeckyState, ShardReport
+from decnet_master.store import Store
+
+from tests.store.samples import NOW, enrol
+
+
+def spec(name: str) -> DeckySpec:
+    return DeckySpec(name=name, services=("ssh",), accounts=(Account(user="root", password="x y"),), ip="192.0.2.7")
+
+
+def state(name: str, phase: DeckyPhase = DeckyPhase.RUNNING, **more: object) -> DeckyState:
+    return DeckyState(name=name, phase=phase, **more)
+
+
+@pytest.fixture
+async def hosts(store: Store) -> None:
+    await enrol(store, "w1")
+    await enrol(store, "w2", "b" * 16)
+
+
+async def test_generations_only_grow_also_under_concurrency(store: Store, url: str) -> None:
+    async def ten(fleet) -> list[int]:
+        return [await fleet.next_generation(NOW) for _ in range(10)]
+
+    async with await Store.open(url) as other:
+        runs = await asyncio.gather(*(ten(room.fleet) for room in [store, other] * 4))
+    assert all(run == sorted(run) for run in runs)
+    numbers = [number for run in runs for number in run]
+    assert len(set(numbers)) == 80
+    assert await store.fleet.next_generation(NOW) > max(numbers)
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_the_desired_state_is_replaced_and_observed(store: Store) -> None:
+    first = await store.fleet.next_generation(NOW)
+    await store.fleet.place(first, [("w1", spec("d1")), ("w2", spec("d2"))])
+    placed = await store.fleet.current()
+    assert [(p.host, p.spec, p.phase, p.generation) for p in placed] == [
+        ("w1", spec("d1"), None, first),
+        ("w2", spec("d2"), None, first),
+    ]
+    running = state("d1", ip="192.0.2.9", mac="02:00:00:00:00:01", container="c")
+    failed = state("d2", DeckyPhase.FAILED, error="no \0 image \udc80")
+    await store.fleet.record(ShardReport(host="w1", generation=first, deckies=(running,)))
+    await store.fleet.record(ShardReport(host="w2", generation=first, deckies=(failed,)))
+    one, two = await store.fleet.current()
+    assert (one.phase, one.ip, one.mac, one.error) == (DeckyPhase.RUNNING, "192.0.2.9", "02:00:00:00:00:01", None)
+    assert (two.phase, two.ip, two.error) == (DeckyPhase.FAILED, None, "no \0 image \udc80")
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_what_is_no_longer_wanted_lingers_until_it_is_gone(store: Store) -> None:
+    first = await store.fleet.next_generation(NOW)
+    await store.fleet.place(first, [("w1", spec("d1")), ("w1", spec("d2"))])
+    second = await store.fleet.next_generation(NOW)
+    await store.fleet.place(second, [("w1", spec("d2"))])
+    assert [p.spec.name for p in await store.fleet.current()] == ["d2"]
+    assert [p.spec.name for p in await store.fleet.lingering()] == ["d1"]
+    still = ShardReport(host="w1", generation=second, deckies=(state("d1", DeckyPhase.STOPPED), state("d2")))
+    await store.fleet.record(still)
+    assert [(p.spec.name, p.phase) for p in await store.fleet.lingering()] == [("d1", DeckyPhase.STOPPED)]
+    await store.fleet.record(ShardReport(host="w1", generation=second, deckies=(state("d2"),), removed=("d1",)))
+    assert await store.fleet.lingering() == []
+    third = await store.fleet.next_generation(NOW)
+    await store.fleet.place(third, [])
+    await store.fleet.record(ShardReport(host="w2", generation=third))  # somebody else's report
+    assert [p.spec.name for p in await store.fleet.lingering()] == ["d2"]
+    await store.fleet.record(ShardReport(host="w1", generation=third))
+    assert await store.fleet.lingering() == []
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_a_decky_may_move_to_another_host(store: Store) -> None:
+    for host in ("w1", "w2"):
+        await store.fleet.place(await store.fleet.next_generation(NOW), [(host, spec("d1"))])
+    assert [p.host for p in await store.fleet.current()] == ["w2"]
+    assert [p.host for p in await store.fleet.lingering()] == ["w1"]
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_older_generations_and_reports_change_nothing(store: Store) -> None:
+    first, second = [await store.fleet.next_generation(NOW) for _ in range(2)]
+    await store.fleet.place(second, [("w1", spec("d1"))])
+    with pytest.raises(Conflict, match="older"):
+        await store.fleet.place(first, [])
+    with pytest.raises(Conflict, match="never taken"):
+        await store.fleet.place(second + 1, [])
+    await store.fleet.place(second, [("w1", spec("d1"))])  # twice is harmless
+    await store.fleet.record(ShardReport(host="w1", generation=first, deckies=(state("d1"),)))
+    assert [(p.spec.name, p.phase) for p in await store.fleet.current()] == [("d1", None)]
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_a_fleet_that_makes_no_sense_is_refused_whole(store: Store) -> None:
+    first = await store.fleet.next_generation(NOW)
+    await store.fleet.place(first, [("w1", spec("d1"))])
+    second = await store.fleet.next_generation(NOW)
+    with pytest.raises(Conflict, match="same name"):
+        await store.fleet.place(second, [("w1", spec("d2")), ("w2", spec("d2"))])
+    with pytest.raises(Conflict, match="not enrolled"):
+        await store.fleet.place(second, [("w1", spec("d2")), ("w9", spec("d3"))])
+    assert [p.spec.name for p in await store.fleet.current()] == ["d1"]
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_fleets_placed_at_the_same_moment_do_not_mix(store: Store) -> None:
+    numbers = [await store.fleet.next_generation(NOW) for _ in range(6)]
+    tries = [store.fleet.place(n, [("w1", spec(f"g{n}-{i}")) for i in range(5)]) for n in numbers]
+    results = await asyncio.gather(*tries, return_exceptions=True)
+    assert results[-1] is None
+    assert all(result is None or isinstance(result, Conflict) for result in results)
+    assert [p.spec.name for p in await store.fleet.current()] == [f"g{numbers[-1]}-{i}" for i in range(5)]
