@@ -49,6 +49,12 @@ def clear(state: Path, data: Path, namespace: str) -> None:
         (state / name).unlink(missing_ok=True)
 
 
+def end_all(argument: str, *, number: signal.Signals) -> None:
+    """End every process that has the argument in its command line: by the signal, then by force."""
+    for pid in _processes(argument):
+        _end(pid, ask=True, number=number)
+
+
 def _processes(argument: str) -> list[int]:
     """Return the processes that have the argument in their command lines."""
     numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
@@ -70,15 +76,15 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def _end(pid: int, *, ask: bool) -> None:
+def _end(pid: int, *, ask: bool, number: signal.Signals = signal.SIGTERM) -> None:
     """End a process and wait until it has ended; ask first, or kill at once."""
     try:
         descriptor = os.pidfd_open(pid)
     except OSError:
         return
     try:
-        for number, patience_secs in [(signal.SIGTERM, _ASK_SECS)] * ask + [(signal.SIGKILL, _KILL_SECS)]:
-            signal.pidfd_send_signal(descriptor, number)
+        for each, patience_secs in [(number, _ASK_SECS)] * ask + [(signal.SIGKILL, _KILL_SECS)]:
+            signal.pidfd_send_signal(descriptor, each)
             if select.select([descriptor], [], [], patience_secs)[0]:
                 return
     except ProcessLookupError:

@@ -281,14 +281,18 @@ class TestPostgres:
         assert not folder.exists()
         assert not Path(f"/proc/{pid}").exists()
 
-    def test_a_killed_run_s_server_ends(self):
+    def test_a_killed_run_s_server_ends_and_its_folder_is_cleared(self):
         owner = _python(
-            "from tests.lab.postgres import PostgresCluster; c = PostgresCluster(); c.start(); print(c.pid, flush=True)"
+            "from tests.lab.postgres import PostgresCluster; c = PostgresCluster(); c.start();"
+            "print(c.pid, c.socket_folder, flush=True)"
         )
         assert owner.stdout is not None
-        pid = int(owner.stdout.readline())
+        pid, folder = owner.stdout.readline().decode().split()
         _kill(owner)
-        _wait_for(lambda: not _runs(pid), "the server's end")
+        _wait_for(lambda: not _runs(int(pid)), "the server's end")
+        with PostgresCluster() as cluster:
+            assert str(cluster.socket_folder) == folder, "its slot is free again"
+        assert not Path(folder).exists()
 
 
 def test_a_slot_belongs_to_one_owner_until_its_end(tmp_path: Path):
