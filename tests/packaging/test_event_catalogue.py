@@ -1,0 +1,58 @@
+"""The event catalogue, its documentation and the sensors that emit say the same."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from decnet_core.events import CATALOGUE, RESERVED_PARAMS, EventType
+
+from tests.packaging.sources import MODULES
+from tests.packaging.wheels import ROOT
+
+SENSORS = "decnet_agent"
+"""The one package that makes events; everybody else hands them on."""
+
+
+def test_every_event_type_has_an_entry():
+    assert set(CATALOGUE) == set(EventType)
+
+
+def test_no_field_takes_a_name_that_belongs_to_the_event():
+    for event_type, spec in CATALOGUE.items():
+        names = [*spec.required, *spec.optional]
+        assert len(names) == len(set(names)), event_type
+        assert RESERVED_PARAMS.isdisjoint(names), event_type
+
+
+def test_the_document_is_what_the_catalogue_says():
+    command = [sys.executable, ROOT / "scripts" / "event-catalogue", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = (ROOT / "docs" / "events.md").read_text()
+    assert [event_type for event_type in EventType if f"| `{event_type}` |" not in text] == []
+
+
+@pytest.mark.parametrize("event_type", EventType, ids=str)
+def test_some_sensor_emits_it(event_type):
+    assert event_type.name in _named_in(SENSORS)
+
+
+def test_what_is_emitted_is_in_the_catalogue():
+    for module, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg == "event_type" and isinstance(node.value, ast.Constant):
+                assert node.value.value is None or node.value.value in set(EventType), module
+
+
+def _named_in(package):
+    """Return every X of `EventType.X` in a package."""
+    return {
+        node.attr
+        for module, tree in MODULES.items()
+        if module.partition(".")[0] == package
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "EventType"
+    }
