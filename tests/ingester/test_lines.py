@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from decnet_master.ingester.lines import Sorted
+from decnet_master.journal.reader import Batch, Position
+from hypothesis import given
+from hypothesis import strategies as st
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+HEAD = b"<164>1 2026-11-23T12:30:15Z web-1 ssh 7 guest.line "
+
+line = st.binary(max_size=60) | st.binary(max_size=60).map(HEAD.__add__)
+params = st.dictionaries(
+    st.sampled_from(["src_ip", "dst_ip", "src_port", "trust", "source", "cursor", "session", "nested", "user"]),
+    st.text(max_size=20),
+)
+
+
+@given(st.lists(line | params.map(lambda p: HEAD + _element(p)), max_size=20))
+def test_every_line_becomes_exactly_one_thing(lines: list[bytes]) -> None:
+    end = 1000 + sum(len(one) + 1 for one in lines)
+    batch = Batch("logship@w1", "s", 1000, end, NOW, tuple(lines), Position(1, 1))
+    found = Sorted()
+    found.add(batch)
+    holes = 0 if lines else 1
+    assert len(found.rows) + len(found.letters) == len(lines) + holes
+    assert all(row.worker == "w1" for row in found.rows)
+    places = {origin.position: origin.line for origin in found.origins}
+    places |= {letter.position: letter.raw for letter in found.letters}
+    if lines:
+        assert [places[at] for at in sorted(places)] == lines
+
+
+def _element(values: dict[str, str]) -> bytes:
+    def escaped(text: str) -> str:
+        return text.replace("\\", "\\\\").replace('"', '\\"').replace("]", "\\]")
+
+    inner = " ".join(["relay@55555", *(f'{name}="{escaped(value)}"' for name, value in values.items())])
+    return f"[{inner}]".encode("utf-8", "surrogatepass")
