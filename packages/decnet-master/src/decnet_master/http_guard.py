@@ -7,7 +7,8 @@ that its rules hold for answers of any kind. In order:
 2. where names are given, a request for another host is refused before anything else looks at it. A page in an
    operator's browser can reach a loopback port, under a name that resolves there, but cannot choose the Host header;
 3. the body is bounded in bytes and in seconds; what goes over is refused while it arrives;
-4. every answer says not to be cached, sniffed or framed.
+4. every answer says not to be cached, sniffed or framed, and what time it is here (a worker that joins finds out by it
+   that its clock is wrong).
 
 It does not authenticate: each application has its own way.
 """
@@ -18,14 +19,16 @@ import asyncio
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
+from email.utils import formatdate
 
 import structlog
 from decnet_core.errors import DecnetError, TrustError
+from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from decnet_master.problems import TooLarge, TooSlow, problem_of
+from decnet_master.problems import TooLarge, TooSlow, install, problem_of
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 """How a client on this machine writes this machine."""
@@ -50,6 +53,18 @@ class Bounds:
 
     body_bytes: int = 64 * 1024
     body_secs: float = 10.0
+
+
+def bare_app() -> FastAPI:
+    """Make an application that answers errors with problems and tells nobody about itself: no pages, no telemetry."""
+    app = FastAPI(
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    install(app)
+    return app
 
 
 class Guard:
@@ -120,6 +135,7 @@ def _with_headers(send: Send, request_id: str) -> Send:
             for name, value in _ANSWER_HEADERS.items():
                 headers.setdefault(name, value)
             headers["x-request-id"] = request_id
+            headers["date"] = formatdate(usegmt=True)
         await send(message)
 
     return answer

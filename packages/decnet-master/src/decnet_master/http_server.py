@@ -4,7 +4,7 @@ uvicorn does the HTTP. Changed here, because a daemon of ours owns it:
 - signals belong to `decnet_core.daemon.run`; cancelling `serve` is how a server ends;
 - the TLS handshake and a request's head have deadlines: uvicorn times only the pause between two requests, so a
   client that sends one byte a minute would hold a connection for ever;
-- nothing wakes up ten times a second for a date header that nobody needs;
+- nothing wakes up ten times a second: the guard writes the date;
 - no access log, no server header, no forwarded headers, no websockets.
 """
 

@@ -5,10 +5,15 @@ with another public address, or with a new release (which migrates the database)
 except the master's own certificate when it is about to end or lacks a name that it should carry.
 
 The first user's password is made here, returned once, and kept as a hash.
+
+All that is made belongs to the owner of the data directory, also when root runs it: the daemons run as that user. A
+data directory that root makes here is given to the user `decnet`, where there is one.
 """
 
 from __future__ import annotations
 
+import os
+import pwd
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -29,6 +34,7 @@ from decnet_master.store import Store, migrate
 
 CA_NAME = "DECNET CA"
 ADMIN = "admin"
+SERVICE_USER = "decnet"
 IDENTITY_LIFETIME = timedelta(days=365)
 
 
@@ -80,6 +86,7 @@ async def install(settings: MasterSettings) -> Installation:
     await migrate(settings.database)
     password = await _ensure_admin(settings.database, now)
     steps.append(Step("first user", ADMIN, password is not None))
+    _hand_over(settings)
     return Installation(tuple(steps), authority.fingerprint, password)
 
 
@@ -121,6 +128,8 @@ def _folder(path: Path, mode: int) -> Step:
     try:
         made = not path.exists()
         path.mkdir(mode=mode, parents=True, exist_ok=True)
+        if made and os.geteuid() == 0 and (owner := _service_owner()) is not None:
+            os.chown(path, *owner)
     except OSError as cause:
         raise ConfigError(
             f"Cannot make the folder {path}: {cause.strerror}",
@@ -162,3 +171,26 @@ async def _ensure_admin(database: str, now: datetime) -> str | None:
         password = passwords.generate()
         await store.users.create(ADMIN, passwords.hash_password(password), "admin", must_change=False, now=now)
         return password
+
+
+def _hand_over(settings: MasterSettings) -> None:
+    if os.geteuid() != 0:
+        return
+    folder = settings.data_directory
+    owned = [settings.ca_directory, settings.identities_directory, settings.journal_directory]
+    paths = [*owned, *(path for tree in owned for path in tree.rglob("*"))]
+    paths += [settings.controller_secret_file, settings.api_secret_file, *folder.glob("decnet.sqlite3*")]
+    try:
+        state = folder.stat()
+        for path in paths:
+            os.chown(path, state.st_uid, state.st_gid, follow_symlinks=False)
+    except OSError as cause:
+        raise ConfigError(f"Cannot give {folder} to its owner: {cause.strerror}", "Run as its owner.") from cause
+
+
+def _service_owner() -> tuple[int, int] | None:
+    try:
+        user = pwd.getpwnam(SERVICE_USER)
+    except KeyError:
+        return None
+    return user.pw_uid, user.pw_gid

@@ -1,8 +1,15 @@
-"""Names of the log lines that the master writes, with their meaning; each room declares its own."""
+"""Names of the log lines that the master writes, with their meaning.
+
+Rooms that are a daemon or a database of their own keep their table beside their code; this is all of them together.
+"""
 
 from __future__ import annotations
 
-LOG_EVENTS: dict[str, str] = {
+from decnet_master.ingester.log_events import LOG_EVENTS as INGESTER
+from decnet_master.listener.log_events import LOG_EVENTS as LISTENER
+from decnet_master.store.log_events import LOG_EVENTS as STORE
+
+_CONTROL: dict[str, str] = {
     "host.enrolled": "a worker joined with its token and was given its certificates",
     "join.refused": "somebody asked to join and was refused",
     "api.started": "the API listens",
@@ -15,4 +22,5 @@ LOG_EVENTS: dict[str, str] = {
     "stream.client_cut": "a client of the live stream read too slowly and was cut; it can resume",
     "stream.paused": "the live stream cannot read the database; it tries again",
 }
-"""Of the rooms api, enrolment and swarmctl; see `merged` for those of the rooms that keep their own table."""
+
+LOG_EVENTS: dict[str, str] = {**STORE, **INGESTER, **LISTENER, **_CONTROL}

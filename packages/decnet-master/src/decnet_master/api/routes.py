@@ -9,11 +9,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.types import ASGIApp
 
-from decnet_master import problems
 from decnet_master.api import auth, events, health, stream
 from decnet_master.api.access import Access
 from decnet_master.api.fanout import Fanout
-from decnet_master.http_guard import Bounds, Guard
+from decnet_master.http_guard import Bounds, Guard, bare_app
 from decnet_master.http_server import Limits
 from decnet_master.store import Store
 from decnet_master.views import DeckyList, HostList, decky_list, host_list
@@ -32,8 +31,7 @@ def guarded(app: FastAPI) -> ASGIApp:
 
 def application(store: Store, access: Access, fanout: Fanout) -> FastAPI:
     """Put the API's routes together."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    problems.install(app)
+    app = bare_app()
     open_auth, protected_auth = auth.router(store, access)
     open_health, protected_health = health.router(store)
     app.include_router(open_health)

@@ -7,13 +7,12 @@ from datetime import UTC, datetime
 import structlog
 from decnet_core.enrolment import JoinRequest
 from decnet_core.errors import DecnetError
-from fastapi import FastAPI, Request
+from fastapi import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from decnet_master import problems
 from decnet_master.enrolment.registrar import Registrar
-from decnet_master.http_guard import Bounds, Guard
+from decnet_master.http_guard import Bounds, Guard, bare_app
 from decnet_master.http_server import Limits
 from decnet_master.rate_limit import RateLimit
 
@@ -32,8 +31,7 @@ log = structlog.get_logger()
 
 def endpoint(registrar: Registrar) -> ASGIApp:
     """Put the endpoint together."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    problems.install(app)
+    app = bare_app()
     tries = RateLimit(TRIES, TRY_EVERY_SECS)
 
     @app.get("/ca")

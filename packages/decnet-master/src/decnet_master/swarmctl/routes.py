@@ -9,14 +9,12 @@ from __future__ import annotations
 import hmac
 
 from decnet_core.endpoints import Endpoint
-from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import decnet_master
-from decnet_master import problems
 from decnet_master.enrolment.tokens import TokenMint
-from decnet_master.http_guard import LOOPBACK_NAMES, Bounds, Guard
+from decnet_master.http_guard import LOOPBACK_NAMES, Bounds, Guard, bare_app
 from decnet_master.problems import Unauthenticated, problem_of
 from decnet_master.store import Store
 from decnet_master.swarmctl import fleet, hosts
@@ -40,8 +38,7 @@ def controller(
         address: where it listens; its host is a name that it answers under, beside those of the loopback.
         token_minutes: how long a token lives when the operator does not say.
     """
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    problems.install(app)
+    app = bare_app()
     app.include_router(hosts.router(store, mint, dispatcher, token_minutes))
     app.include_router(fleet.router(store, dispatcher))
 

@@ -1,0 +1,175 @@
+"""Deploying through the controller to agents over mutual TLS."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+from decnet_core.enrolment import JoinToken
+from decnet_core.identity import Role
+from decnet_master.store import Store
+
+from tests.swarm.agents import DictionaryAgent, joined
+
+
+@pytest.fixture
+async def stack():
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+async def worker(
+    name: str, controller: httpx.AsyncClient, stack: AsyncExitStack, folder: Path, role: Role = Role.AGENT
+) -> DictionaryAgent:
+    answer = await controller.post("/hosts", json={"name": name})
+    token = JoinToken.parse(answer.json()["token"])
+    return await stack.enter_async_context(joined(token, folder, role=role))
+
+
+async def deploy(controller: httpx.AsyncClient, count: int, **more: object) -> dict:
+    answer = await controller.post("/fleet/deploy", json={"count": count, **more})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_a_fleet_is_spread_sent_and_shown(
+    controller: httpx.AsyncClient, stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    agents = [await worker(name, controller, stack, tmp_path) for name in ("w1", "w2")]
+    reply = await deploy(controller, 5)
+    assert sorted(len(agent.running) for agent in agents) == [2, 3]
+    assert [row["ok"] for row in reply["results"]] == [True, True]
+    assert set(reply["added"]) == agents[0].running.keys() | agents[1].running.keys()
+
+    more = await deploy(controller, 1)
+    assert more["generation"] > reply["generation"]
+    assert sorted(len(agent.running) for agent in agents) == [3, 3]
+    assert len(agents[0].shards) + len(agents[1].shards) == 3, "only the worker that got the new one was told"
+
+    shown = (await controller.get("/fleet/deckies")).json()["deckies"]
+    assert len(shown) == 6
+    assert all(decky["phase"] == "running" and len(decky["accounts"]) >= 2 for decky in shown)
+    hosts = (await controller.get("/hosts")).json()["hosts"]
+    assert all(host["seen_at"] for host in hosts)
+
+
+async def test_teardown_of_some_and_of_all(
+    controller: httpx.AsyncClient, store: Store, stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    agent = await worker("w1", controller, stack, tmp_path)
+    added = (await deploy(controller, 3))["added"]
+    reply = (await controller.post("/fleet/teardown", json={"names": added[:1]})).json()
+    assert reply["removed"] == added[:1]
+    assert set(agent.running) == set(added[1:])
+    assert await store.fleet.lingering() == []
+    await controller.post("/fleet/teardown", json={})
+    assert agent.running == {}
+    nothing = await controller.post("/fleet/teardown", json={})
+    assert nothing.status_code == 404
+
+
+async def test_a_worker_that_is_away_fails_alone_and_a_later_deploy_converges(
+    controller: httpx.AsyncClient, stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    there = await worker("w1", controller, stack, tmp_path)
+    async with AsyncExitStack() as short:
+        away = await worker("w2", controller, short, tmp_path)
+        await deploy(controller, 2)
+    reply = await deploy(controller, 2)
+    by_host = {row["host"]: row for row in reply["results"]}
+    assert by_host["w1"]["ok"]
+    assert not by_host["w2"]["ok"]
+    assert "w2" in by_host["w2"]["error"]
+    assert by_host["w2"]["advice"]
+    assert len(there.running) == 2
+    assert len(away.running) == 1
+
+    again = await deploy(controller, 0)
+    assert [row["host"] for row in again["results"]] == ["w2"], "what is as it should be is left alone"
+
+
+async def test_a_decky_that_does_not_run_is_told_and_sent_again(
+    controller: httpx.AsyncClient, stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    agent = await worker("w1", controller, stack, tmp_path)
+    agent.broken.add("till-01")
+    reply = await deploy(controller, 2, name_prefix="till")
+    (row,) = reply["results"]
+    assert not row["ok"]
+    assert "till-01: the image is missing" in row["error"]
+    agent.broken.clear()
+    again = await deploy(controller, 0)
+    assert [row["ok"] for row in again["results"]] == [True]
+    assert again["added"] == []
+
+
+async def test_two_changes_at_once_are_refused(
+    controller: httpx.AsyncClient, stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    agent = await worker("w1", controller, stack, tmp_path)
+    agent.release.clear()
+    first = asyncio.create_task(deploy(controller, 1))
+    async with asyncio.timeout(10):
+        await agent.asked.wait()
+    refused = await controller.post("/fleet/deploy", json={"count": 0})
+    assert refused.status_code == 409
+    assert "another command" in refused.json()["detail"]
+    agent.release.set()
+    assert (await first)["results"][0]["ok"]
+
+
+async def test_another_identity_of_the_worker_is_not_its_agent(
+    controller: httpx.AsyncClient, stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    impostor = await worker("w1", controller, stack, tmp_path, role=Role.UPDATER)
+    reply = await deploy(controller, 1)
+    assert "updater@w1 answered" in reply["results"][0]["error"]
+    assert impostor.shards == []
+
+
+async def test_another_workers_agent_is_not_this_one(
+    controller: httpx.AsyncClient, store: Store, stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    await worker("w1", controller, stack, tmp_path)
+    other = await worker("w2", controller, stack, tmp_path)
+    port = (await store.hosts.get("w2")).agent_port
+    answer = await controller.post("/hosts", json={"name": "w3"})
+    token = JoinToken.parse(answer.json()["token"])
+    async with AsyncExitStack() as short:
+        await short.enter_async_context(joined(token, tmp_path))
+        # Somebody else sits where w3 was.
+        await _move(store, "w3", port)
+        reply = await deploy(controller, 1, hosts=["w3"])
+    assert not reply["results"][0]["ok"]
+    assert "is not w3" in reply["results"][0]["error"]
+    assert other.shards == []
+
+
+async def _move(store: Store, name: str, port: int | None) -> None:
+    from decnet_master.store.schema import hosts
+    from sqlalchemy import update
+
+    async with store._database.write() as connection:
+        await connection.execute(update(hosts).where(hosts.c.name == name).values(agent_port=port))
+
+
+async def test_check_tells_who_answers(controller: httpx.AsyncClient, stack: AsyncExitStack, tmp_path: Path) -> None:
+    assert (await controller.post("/hosts/check")).status_code == 409, "there is nobody"
+    await worker("w1", controller, stack, tmp_path)
+    async with AsyncExitStack() as short:
+        await worker("w2", controller, short, tmp_path)
+    results = {row["host"]: row for row in (await controller.post("/hosts/check")).json()["results"]}
+    assert results["w1"]["ok"]
+    assert results["w1"]["engine"] == "20.10"
+    assert not results["w2"]["ok"]
+
+
+async def test_no_worker_and_no_such_worker(controller: httpx.AsyncClient) -> None:
+    none = await controller.post("/fleet/deploy", json={"count": 1})
+    assert none.status_code == 409
+    assert none.json()["type"] == "urn:decnet:problem:no-workers"
+    assert (await controller.post("/fleet/deploy", json={"count": -1})).status_code == 422
+    assert (await controller.post("/fleet/deploy", json={"cuont": 1})).status_code == 422
