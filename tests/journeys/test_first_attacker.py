@@ -1,0 +1,143 @@
+"""From a real login on a decky to the operator's screen, also when every daemon on the way is killed in turn."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime
+
+import docker
+import pytest
+
+from tests.journeys.conftest import kill_child
+from tests.lab.attack import Expectation, Row, Target, visit
+from tests.lab.lan import Lan
+from tests.lab.screen import Screen, find
+from tests.lab.site import Site
+
+pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]
+
+_EVENTS_SECS = 45.0
+"""Longer than any back-off on the way (a supervisor's and logship's first few steps)."""
+
+Kill = Callable[[Site], None]
+
+
+def _master_child(verb: str) -> Kill:
+    return lambda site: kill_child(site.master, "decnet_master", verb)
+
+
+def _agent_child(program: str, verb: str) -> Kill:
+    return lambda site: kill_child(site.agent, program, verb)
+
+
+def _whole_master(site: Site) -> None:
+    site.master.kill()
+    site.master.start()
+    site.master.wait_for_http(f"{site.api_url}/readyz", timeout_secs=60)
+
+
+def _whole_agent(site: Site) -> None:
+    site.agent.kill()
+    site.agent.start()
+    site.agent.wait_for_port(site.ports["agent"])
+
+
+def _updater(site: Site) -> None:
+    site.updater.kill()
+    site.updater.start()
+    site.updater.wait_for_port(site.ports["updater"])
+
+
+KILLS: dict[str, Kill] = {
+    "nobody": lambda _site: None,
+    "api": _master_child("api"),
+    "swarmctl": _master_child("swarmctl"),
+    "listener": _master_child("listener"),
+    "ingester": _master_child("ingester"),
+    "logship": _agent_child("decnet-logship", "serve"),
+    "tap": _agent_child("decnet-agent", "tap"),
+    "agent": _whole_agent,
+    "master": _whole_master,
+    "updater": _updater,
+}
+
+
+@pytest.mark.parametrize("victim", KILLS)
+def test_every_event_arrives_exactly_once(
+    victim: str, site: Site, lan: Lan, engine_client: docker.DockerClient
+) -> None:
+    """Attack, kill, attack again: what came before, during and after is stored once, in order."""
+    with Screen(site.api_url, site.admin_password) as screen:
+        deckies = _targets(screen)
+        expected = visit(lan.attacker, deckies[0], secrets.token_hex(3))
+        KILLS[victim](site)
+        _wait_for_tap(site)
+        expected += visit(lan.attacker, deckies[1], secrets.token_hex(3))
+        assert screen.wait_for(expected, timeout_secs=_EVENTS_SECS) == []
+        stored = screen.stored()
+    for one in expected:
+        same = [row for row in stored if _is(one, row)]
+        assert len(same) == 1, (one.event_type, [row["fields"] for row in same])
+    assert [identifier for identifier, n in Counter(row["id"] for row in stored).items() if n > 1] == []
+    assert all(row["worker"] == "w1" for row in stored)
+    for decky in deckies:
+        _assert_console_is_stored(decky, stored, engine_client)
+
+
+def test_the_stream_shows_what_the_database_holds(lan: Lan, screen: Screen) -> None:
+    decky = _targets(screen)[0]
+    expected = visit(lan.attacker, decky, secrets.token_hex(3))
+    assert screen.wait_for(expected, timeout_secs=_EVENTS_SECS) == []
+    stored = {row["seq"]: row for row in screen.stored()}
+    for one in expected:
+        seen = find(one, screen.seen())
+        assert seen is not None
+        assert stored[seen.row["seq"]] == seen.row
+
+
+def test_the_same_deploy_again_changes_nothing(site: Site, engine_client: docker.DockerClient) -> None:
+    before = _started_at(engine_client)
+    assert len(before) == 2
+    site.master_cli("deploy", "--count", "0", "--json")
+    assert _started_at(engine_client) == before
+
+
+def _targets(screen: Screen) -> list[Target]:
+    return [
+        Target(decky["name"], decky["ip"], decky["accounts"][0]["user"], decky["accounts"][0]["password"])
+        for decky in screen.get("/api/v1/deckies")["deckies"]
+    ]
+
+
+def _wait_for_tap(site: Site) -> None:
+    """Wait until the agent says that the tap is connected: what is typed before that is not promised."""
+
+    def connected() -> bool:
+        rows = json.loads(site.attempt("master", ["decnet-master", "swarm", "check", "--json"]).stdout or "{}")
+        return '"kernel"' in json.dumps(rows)
+
+    site.agent.wait_until(connected, "tap in the agent's status", timeout_secs=30)
+
+
+def _is(expected: Expectation, row: Row) -> bool:
+    at = datetime.fromisoformat(row["at"]).timestamp()
+    # half a second: the decky's own log has the time of its line, not of the keystroke
+    return row["event_type"] == expected.event_type and at > expected.typed_at - 0.5 and expected.matches(row)
+
+
+def _started_at(client: docker.DockerClient) -> dict[str, str]:
+    return {
+        container.id: container.attrs["State"]["StartedAt"]
+        for container in client.containers.list(filters={"label": "decnet.decky"})
+    }
+
+
+def _assert_console_is_stored(decky: Target, stored: list[Row], client: docker.DockerClient) -> None:
+    """Every line of the decky's console is one event, in the console's order."""
+    [container] = client.containers.list(filters={"label": f"decnet.decky={decky.name}"})
+    console = [line for line in container.logs(stdout=True, stderr=True).replace(b"\r", b"").split(b"\n") if line]
+    events = [row for row in stored if row["source"] == f"container:{container.id}"]
+    assert len(events) == len(console), (len(events), len(console))
