@@ -60,7 +60,7 @@ def attempt(lan: Lan, worker: Worker, address: object, user: str, password: str,
     return done.returncode == 0
 
 
-def test_a_decky_is_what_was_asked_for(worker, deployed, lan, lab_engine):
+def test_a_decky_is_what_was_asked_for(deployed, lab_engine):
     client = lab_engine.client()
     try:
         for name, decky in deployed.items():
@@ -117,7 +117,8 @@ def test_a_newer_generation_leaves_what_is_the_same_alone(worker, deployed):
     assert {decky["container"] for decky in report["deckies"]} == {decky["container"] for decky in deployed.values()}
 
 
-def test_an_older_generation_is_refused(worker, deployed):
+@pytest.mark.usefixtures("deployed")
+def test_an_older_generation_is_refused(worker):
     answer = worker.call("POST", "/deploy", shard(1).model_dump(mode="json"))
     assert (answer.status, answer.media_type) == (409, "application/problem+json")
     assert answer.document["type"] == "urn:decnet:problem:conflict"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from decnet_core.events import Event, from_syslog
 from decnet_core.fleet import Shard
@@ -68,7 +68,7 @@ class Worker:
             env=self.environment,
         )
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

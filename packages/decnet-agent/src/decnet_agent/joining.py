@@ -60,9 +60,7 @@ def join(settings: AgentSettings, token: JoinToken, *, address: str | None = Non
     if _has_joined(settings, store, token):
         return agent
     master = Endpoint.parse(token.address)
-    question = master_client.fetch_ca(master)
-    hint = master_client.clock_hint(question.at)
-    ca_pem = pinned_ca(question.content, token.pin)
+    ca_pem = pinned_ca(master_client.fetch_ca(master), token.pin)
     _make_data_directory(settings.data_directory)
     usable = {role: stored for role in WORKER_ROLES if (stored := _usable(store, role, token)) is not None}
     request = JoinRequest(
@@ -77,7 +75,7 @@ def join(settings: AgentSettings, token: JoinToken, *, address: str | None = Non
         reply = _ask(settings.data_directory, master, ca_pem, request)
         _store(store, token, reply, ca_pem, missing=[role for role in WORKER_ROLES if role not in usable])
     except TrustError as error:
-        raise TrustError(error.message, hint + _expiry_hint(token) + error.advice) from error
+        raise TrustError(error.message, _expiry_hint(token) + error.advice) from error
     _remember(settings.data_directory, master, reply)
     _hand_over(settings.data_directory)
     return agent

@@ -12,8 +12,6 @@ from __future__ import annotations
 import json
 import ssl
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from decnet_core.endpoints import Endpoint
@@ -31,21 +29,18 @@ ANSWER_SECS = 15.0
 MAX_ANSWER_BYTES = 64 << 10
 """A CA and three certificates are under 8 KiB."""
 
-CLOCK_TOLERANCE = timedelta(minutes=2)
-
 _REACH = "Check the address in the token, that `decnet-master serve` runs, and that no firewall stands between."
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the master said, and when by its own clock (None if it did not tell)."""
+    """What the master said."""
 
     status: int
     content: bytes
-    at: datetime | None
 
 
-def fetch_ca(master: Endpoint) -> Answer:
+def fetch_ca(master: Endpoint) -> bytes:
     """Ask who is there for its CA; trust nothing in the answer before the pin was checked.
 
     Raises:
@@ -54,7 +49,7 @@ def fetch_ca(master: Endpoint) -> Answer:
     answer = _send(master, unverified_context(), "GET", "/ca", None)
     if answer.status != 200:
         raise Unavailable(f"{master} answered {answer.status} when asked for its CA", _REACH)
-    return answer
+    return answer.content
 
 
 def ask_to_join(master: Endpoint, tls: ssl.SSLContext, request: JoinRequest) -> JoinReply:
@@ -76,17 +71,6 @@ def ask_to_join(master: Endpoint, tls: ssl.SSLContext, request: JoinRequest) -> 
         ) from None
 
 
-def clock_hint(at: datetime | None) -> str:
-    """Say how far this host's clock is from the master's, if it is far."""
-    if at is None:
-        return ""
-    apart = datetime.now(UTC) - at
-    if abs(apart) <= CLOCK_TOLERANCE:
-        return ""
-    word = "ahead of" if apart > timedelta() else "behind"
-    return f"This host's clock is {abs(apart).total_seconds() / 60:.0f} minutes {word} the master's: set it. "
-
-
 def _send(master: Endpoint, tls: ssl.SSLContext, method: str, path: str, body: bytes | None) -> Answer:
     import httpx  # noqa: PLC0415 - see above
 
@@ -106,7 +90,7 @@ def _send(master: Endpoint, tls: ssl.SSLContext, method: str, path: str, body: b
                 content += chunk
                 if len(content) > MAX_ANSWER_BYTES:
                     raise RemoteProtocolError(f"{master} answered more than a master would", _REACH)
-            return Answer(response.status_code, bytes(content), _date_of(response))
+            return Answer(response.status_code, bytes(content))
     except httpx.HTTPError as cause:
         raise _transport_error(master, cause) from cause
 
@@ -155,11 +139,3 @@ def _refusal(answer: Answer) -> DecnetError:
     if answer.status >= 500:
         return Unavailable(f"The master failed: {detail}", "Look into the master's log, then join again.")
     return RemoteProtocolError(f"The master does not understand this host: {detail}", advice)
-
-
-def _date_of(response: httpx.Response) -> datetime | None:
-    try:
-        at = parsedate_to_datetime(response.headers.get("date", ""))
-    except ValueError:
-        return None
-    return at if at.tzinfo is not None else None
