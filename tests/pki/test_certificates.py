@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 from decnet_core.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TrustError
-from decnet_core.identity import MASTER, Identity, Role
+from decnet_core.identity import MASTER, MAX_HOST_LENGTH, Identity, Role
 from decnet_core.pki import certificates, der
 
 from tests.pki.world import AGENT, CLIENT, DAY, LOGSHIP, SERVER, Ca
@@ -191,7 +191,7 @@ def test_names_that_no_certificate_gets(ca, key, identity, dns, error):
 
 def test_the_longest_host_name_fits_every_role(ca, key):
     for role in (Role.AGENT, Role.LOGSHIP, Role.UPDATER):
-        ca.issue(Identity(role, "h" * certificates.MAX_HOST_LENGTH), key, NOW)
+        ca.issue(Identity(role, "h" * MAX_HOST_LENGTH), key, NOW)
 
 
 @pytest.mark.parametrize(

@@ -8,28 +8,28 @@ The order on the wire, over TLS to the enrolment address:
   1. `GET /ca` without trust in anything: the answer is compared with the pin before anything else is sent.
   2. On a new connection that trusts this CA alone and checks the name `decnet-master`: `POST /join` with the token's
      id, its secret and one CSR for each identity (agent, logship, updater). The keys never leave the worker.
-  3. The answer holds the certificates. The same CSRs with the same token get the same answer again, so that an answer
-     lost on the way costs nothing; other CSRs with a used token are refused.
+  3. The answer holds the certificates. The same keys with the same token get the same answer again, so that an answer
+     lost on the way costs nothing; other keys with a used token are refused.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
-from datetime import datetime
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field
 
 from decnet_core.errors import TrustError
 from decnet_core.fleet import Contract, HostName
-from decnet_core.identity import Role
+from decnet_core.identity import MAX_HOST_LENGTH, Role
 
 TOKEN_PREFIX = "decnet-join."  # noqa: S105 -- a format's name, not a secret
 MAX_TOKEN_CHARS = 2048
 MAX_CSR_CHARS = 8192
 """An RSA-4096 CSR is under 2 KiB of PEM."""
+
+WorkerName = Annotated[HostName, Field(max_length=MAX_HOST_LENGTH)]
 
 
 class JoinToken(Contract):
@@ -39,9 +39,9 @@ class JoinToken(Contract):
     """`host:port` of the master's enrolment endpoint."""
     pin: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    secret: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")]
-    host: HostName
-    expires_at: datetime
+    secret: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$", repr=False)]
+    host: WorkerName
+    expires_at: AwareDatetime
 
     def encode(self) -> str:
         """Write the token as the one word that an operator pastes."""
@@ -62,8 +62,8 @@ class JoinToken(Contract):
         try:
             document = json.loads(base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
             return cls.model_validate(document)
-        except (binascii.Error, UnicodeDecodeError, json.JSONDecodeError, ValidationError, RecursionError):
-            # The cause is not chained: pydantic's text would quote the secret.
+        except (ValueError, RecursionError):
+            # Base64, UTF-8, JSON and pydantic all say ValueError. Not chained: pydantic's text would quote the secret.
             raise TrustError("The join token is damaged", advice) from None
 
 
@@ -71,7 +71,7 @@ class JoinRequest(Contract):
     """The worker's half: who it is by the token, and one CSR (PEM) for each identity."""
 
     token_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    secret: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")]
+    secret: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$", repr=False)]
     version: Annotated[str, Field(max_length=64)]
     agent_port: Annotated[int, Field(ge=1, le=0xFFFF)] = 8765
     updater_port: Annotated[int, Field(ge=1, le=0xFFFF)] = 8766
@@ -83,7 +83,7 @@ class JoinRequest(Contract):
 class JoinReply(Contract):
     """The master's half: the CA and one certificate (PEM) for each identity asked for."""
 
-    host: HostName
+    host: WorkerName
     ca_pem: str
     certificates: dict[Role, str]
     listener_port: Annotated[int, Field(ge=1, le=0xFFFF)]
@@ -93,7 +93,7 @@ class JoinReply(Contract):
 class Enrolment(Contract):
     """What a worker remembers of its joining: `<data-directory>/enrolment.json`, readable by all its daemons."""
 
-    host: HostName
+    host: WorkerName
     master: Annotated[str, Field(max_length=255)]
     """Host name or address of the master, as the token gave it."""
     listener_port: Annotated[int, Field(ge=1, le=0xFFFF)]

@@ -151,7 +151,7 @@ class Event:
 
 def event_id(source: str, cursor: str) -> str:
     """Derive an event's identifier from where it came from: 32 hex digits."""
-    return blake2b(f"{source}\0{cursor}".encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return blake2b(f"{source}\0{cursor}".encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def cursor_key(cursor: str) -> tuple[int, ...]:

@@ -21,6 +21,9 @@ from decnet_core.errors import TrustError
 MASTER_HOST = "decnet-master"
 """The master's host name in every certificate, whatever the machine is called."""
 
+MAX_HOST_LENGTH = 64 - len("updater@")
+"""Characters of a worker's name: with the longest role of a worker it fits a CN (RFC 5280: ub-common-name is 64)."""
+
 RESERVED_HOSTS = frozenset({MASTER_HOST, "decnet", "localhost", "master"})
 """Names that no worker may enrol under: they would read as something else in a log or a certificate."""
 

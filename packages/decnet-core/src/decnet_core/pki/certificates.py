@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from decnet_core.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TrustError
-from decnet_core.identity import MASTER_HOST, RESERVED_HOSTS, URI_SCHEME, Identity, Role
+from decnet_core.identity import MASTER_HOST, MAX_HOST_LENGTH, RESERVED_HOSTS, URI_SCHEME, Identity, Role
 from decnet_core.pki import der
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -37,9 +37,6 @@ IPAddress = IPv4Address | IPv6Address
 
 CLOCK_SKEW = timedelta(minutes=5)
 """How far back a certificate's validity begins."""
-
-MAX_HOST_LENGTH = 64 - len("updater@")
-"""Characters of a host name that still fit a CN beside the longest role (RFC 5280: ub-common-name is 64)."""
 
 MAX_CSR_BYTES = 16 * 1024
 """A request for an RSA-8192 key with a page of attributes is a quarter of this."""
