@@ -1,0 +1,161 @@
+"""Group commit: one task that makes every waiting block durable with one append, then tells each owner.
+
+While an append runs in its thread, new blocks gather; so the more there is to do, the larger the groups, and a disk
+that syncs a hundred times a second still takes everything.
+
+A disk that refuses (full, broken) is asked again with back-off for as long as it takes; nobody is told anything
+meanwhile, so nobody forgets anything, and `full` stops the connections from reading more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+from decnet_core.errors import LocalProtocolError, RetryLater
+
+from decnet_master.journal.record import Block, Key
+from decnet_master.journal.writer import JournalWriter
+
+GROUP_BYTES = 8 << 20
+"""One append; larger groups win nothing and delay the first acknowledgement in them."""
+
+FULL_BYTES = 64 << 20
+"""Blocks in memory over all connections: what may wait while the disk is slow or full."""
+
+FIRST_DELAY_SECS = 0.1
+LONGEST_DELAY_SECS = 5.0
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class CommitCounts:
+    """What the committer has done since it started."""
+
+    appends: int = 0
+    blocks: int = 0
+    bytes: int = 0
+    failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    block: Block
+    done: Callable[[Block], None]
+    rejected: Callable[[Block], None]
+
+
+class Committer:
+    """Owns the journal's writer; `run` is its task."""
+
+    def __init__(self, writer: JournalWriter) -> None:
+        self._writer = writer
+        self._queue: deque[_Waiting] = deque()
+        self._open: dict[Key, int] = {}  # blocks that wait or are being appended
+        self._settled: dict[Key, asyncio.Event] = {}
+        self._more = asyncio.Event()
+        self.waiting_bytes = 0
+        self.counts = CommitCounts()
+        self.on_room: Callable[[], None] = lambda: None
+        """Called after each group: connections may read again."""
+
+    @property
+    def full(self) -> bool:
+        """Whether connections should stop reading."""
+        return self.waiting_bytes >= FULL_BYTES
+
+    def durable_offset(self, key: Key) -> int:
+        """Up to where a stream is durable; call it once the stream is `settled`."""
+        return self._writer.durable_offset(*key)
+
+    def submit(self, block: Block, done: Callable[[Block], None], rejected: Callable[[Block], None]) -> None:
+        """Have a block made durable.
+
+        Args:
+            block: it follows the stream's last one.
+            done: called on the loop with a block up to whose end the stream is durable; of several blocks that were
+                committed together, with the last one alone.
+            rejected: called on the loop when the journal cannot take the block.
+        """
+        self._queue.append(_Waiting(block, done, rejected))
+        self._open[block.key] = self._open.get(block.key, 0) + 1
+        self.waiting_bytes += len(block.data)
+        self._more.set()
+
+    async def settled(self, key: Key) -> None:
+        """Wait until no block of the stream waits any more."""
+        while self._open.get(key):
+            await self._settled.setdefault(key, asyncio.Event()).wait()
+
+    async def run(self) -> None:
+        """Commit for ever; when cancelled, an append under way is finished first."""
+        with ThreadPoolExecutor(1, thread_name_prefix="journal") as thread:
+            while True:
+                await self._more.wait()
+                self._more.clear()
+                while self._queue:
+                    await self._commit(self._next_group(), thread)
+
+    def _next_group(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        size = 0
+        while self._queue and size < GROUP_BYTES:
+            group.append(self._queue.popleft())
+            size += len(group[-1].block.data)
+        return group
+
+    async def _commit(self, group: list[_Waiting], thread: ThreadPoolExecutor) -> None:
+        try:
+            await self._append([waiting.block for waiting in group], thread)
+        except LocalProtocolError as error:
+            if len(group) == 1:
+                reason, identity = error.message, group[0].block.identity
+                log.error("block.rejected", reason=reason, identity=identity)  # noqa: TRY400 -- told whole
+                self._settle(group[0].block)
+                group[0].rejected(group[0].block)
+                return
+            for waiting in group:  # one bad block must not take the others' connections down
+                await self._commit([waiting], thread)
+            return
+        self.counts.appends += 1
+        self.counts.blocks += len(group)
+        self.counts.bytes += sum(len(waiting.block.data) for waiting in group)
+        last = {waiting.block.key: waiting for waiting in group}
+        for waiting in group:
+            self._settle(waiting.block)
+        for waiting in last.values():
+            waiting.done(waiting.block)
+        self.on_room()
+
+    async def _append(self, blocks: list[Block], thread: ThreadPoolExecutor) -> None:
+        delay_secs = FIRST_DELAY_SECS
+        while True:
+            attempt = asyncio.get_running_loop().run_in_executor(thread, self._writer.append, blocks)
+            try:
+                await asyncio.shield(attempt)
+            except asyncio.CancelledError:
+                await asyncio.wait({attempt})  # the writer must not be closed under it
+                raise
+            except RetryLater as error:
+                if delay_secs == FIRST_DELAY_SECS:
+                    log.warning("journal.append_failed", reason=error.message, advice=error.advice)
+                self.counts.failures += 1
+                await asyncio.sleep(delay_secs)
+                delay_secs = min(delay_secs * 2, LONGEST_DELAY_SECS)
+                continue
+            if delay_secs != FIRST_DELAY_SECS:
+                log.info("journal.append_recovered")
+            return
+
+    def _settle(self, block: Block) -> None:
+        self.waiting_bytes -= len(block.data)
+        self._open[block.key] -= 1
+        if not self._open[block.key]:
+            del self._open[block.key]
+            if block.key in self._settled:
+                self._settled.pop(block.key).set()

@@ -1,0 +1,129 @@
+"""One logship's connection: the receiver's machine between a transport and the committer.
+
+Memory is bounded: at most `WINDOW_BYTES` and one read of blocks that wait for the disk, one unfinished frame, and a
+few acknowledgements. Beyond that the transport is not read, and TCP tells the sender.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import structlog
+from decnet_core.errors import RemoteProtocolError, Unavailable
+from decnet_core.peer import Peer
+from decnet_core.shipping.control import Reason
+from decnet_core.shipping.receiver import Command, End, Limits, Receiver, Resolve, Send, Store
+
+from decnet_master.journal.record import Block, Key, Kind
+
+if TYPE_CHECKING:
+    from decnet_master.listener.server import Server
+
+WINDOW_BYTES = 4 << 20
+"""A sender's default window: one that keeps to it is never stopped by this."""
+
+UNREAD_BYTES = 64 << 10
+"""A peer that does not read its acknowledgements, 20 bytes each, is gone or hostile."""
+
+log = structlog.get_logger()
+
+
+class Connection:
+    """Serves `decnet-log/1` to one peer; made when the handshake is over."""
+
+    def __init__(self, server: Server, transport: asyncio.Transport, peer: Peer) -> None:
+        self._server = server
+        self._transport = transport
+        self._identity = str(peer.identity)
+        self._machine = Receiver(Limits(), time.monotonic())
+        self._resolving: asyncio.Task[None] | None = None
+        self._key: Key | None = None
+        self.paused = False
+        self.peer = peer
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the transport."""
+        self._execute(self._machine.receive(data, time.monotonic()))
+        if self._machine.pending_bytes >= WINDOW_BYTES or self._server.committer.full:
+            self.paused = True
+            self._transport.pause_reading()
+
+    def room(self) -> None:
+        """Read again if there is room now."""
+        if self.paused and self._machine.pending_bytes < WINDOW_BYTES and not self._server.committer.full:
+            self.paused = False
+            self._transport.resume_reading()
+
+    def tick(self, now: float) -> None:
+        """Let time pass."""
+        if not self.paused:
+            self._execute(self._machine.tick(now))
+
+    def refuse(self, reason: Reason) -> None:
+        """End the connection, telling the sender why."""
+        self._execute(self._machine.refuse(reason))
+
+    def lost(self) -> None:
+        """Forget the connection; its blocks that wait are still made durable."""
+        if self._resolving is not None:
+            self._resolving.cancel()
+        self._release()
+
+    def _execute(self, commands: list[Command]) -> None:
+        for command in commands:
+            match command:
+                case Send(data):
+                    self._transport.write(data)
+                case Store():
+                    self._store(command)
+                case Resolve(stream):
+                    self._resolving = asyncio.get_running_loop().create_task(self._resolve(stream), name="resolve")
+                case End(error):
+                    self._end(error)
+        if self._transport.get_write_buffer_size() > UNREAD_BYTES:
+            self._transport.abort()
+
+    def _store(self, piece: Store) -> None:
+        kind = Kind.LINES if piece.data else Kind.HOLE
+        now = datetime.now(UTC)
+        block = Block(self._identity, piece.stream, piece.start, piece.end, now, piece.data, kind)
+        self._server.committer.submit(block, self._committed, self._rejected)
+
+    def _committed(self, block: Block) -> None:
+        self._execute(self._machine.committed(block.end))
+
+    def _rejected(self, _block: Block) -> None:
+        self._transport.abort()
+
+    async def _resolve(self, stream: str) -> None:
+        """Find out where the stream goes on, once nobody else adds to it."""
+        if not await self._server.may_ship(self.peer, self.refuse):
+            return
+        self._release()
+        self._key = key = (self._identity, stream)
+        self._server.claim(key, self)
+        await self._server.committer.settled(key)
+        if self._server.holder(key) is not self:
+            return
+        offset = self._server.committer.durable_offset(key)
+        log.info("sender.connected", identity=self._identity, stream=stream, offset=offset)
+        self._execute(self._machine.resumed(offset))
+
+    def _release(self) -> None:
+        if self._key is not None:
+            self._server.release(self._key, self)
+            self._key = None
+
+    def _end(self, error: RemoteProtocolError | Unavailable) -> None:
+        if isinstance(error, RemoteProtocolError):
+            self._server.counts.protocol_errors += 1
+            log.warning(
+                "sender.broke_protocol",
+                identity=self._identity,
+                address=self.peer.address,
+                reason=error.message,
+            )
+        self._transport.close()

@@ -1,0 +1,15 @@
+"""Names of the log lines that the listener writes, with their meaning."""
+
+LOG_EVENTS: dict[str, str] = {
+    "listener.started": "workers can ship their logs",
+    "listener.waits": "the database or the disk is away and known to come back; it is tried again",
+    "handshake.refused": "connections were given up before or in the TLS handshake; the count says how many",
+    "sender.refused": "a peer with a certificate of ours may not ship, or there is no room for it",
+    "sender.connected": "a worker ships a stream; the offset says from where",
+    "sender.disconnected": "a worker's connection ended",
+    "sender.broke_protocol": "a worker's connection was ended because its bytes break the specification",
+    "sender.superseded": "an older connection of a stream was ended because the worker opened a newer one",
+    "journal.append_failed": "the disk does not take lines; nothing is acknowledged until it does, nothing is lost",
+    "journal.append_recovered": "the disk takes lines again",
+    "block.rejected": "the journal refused a block that does not fit its stream: our bug; the connection was ended",
+}

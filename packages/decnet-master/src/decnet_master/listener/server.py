@@ -1,0 +1,258 @@
+"""Accept connections, and hold the books about them: who is connected, who ships which stream, how many there are.
+
+Invariants
+- A peer is heard only after its certificate verified, names a logship, and its host is active in the store; the last
+  is asked again for each stream and every `RECHECK_SECS`, so that decommissioning ends live connections too.
+- Of one (identity, stream) the newest connection ships; the older one is shut out at once, and the newer one learns
+  its offset only after the older one's blocks are decided.
+- Handshakes under way, connections, connections of one peer and blocks in memory are bounded. Beyond the handshakes'
+  bound new connections wait in the kernel's backlog; beyond the others' they are refused.
+- Whatever a peer does ends at most its own connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+from decnet_core.errors import DecnetError, TrustError
+from decnet_core.identity import Role
+from decnet_core.peer import Peer, peer_of
+from decnet_core.shipping.control import ALPN, Reason
+
+from decnet_master.journal.record import Key
+from decnet_master.listener.committer import Committer
+from decnet_master.listener.connection import Connection
+from decnet_master.listener.plain import PlainConnection
+
+RECHECK_SECS = 30.0
+TICK_SECS = 1.0
+STORE_SECS = 10.0
+"""How long the database may take to say whether a host is active."""
+
+log = structlog.get_logger()
+
+IsActive = Callable[[str, str], Awaitable[bool]]
+"""(host, certificate's fingerprint) -> whether it may talk to us now; raises DecnetError when that cannot be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """Bounds of the listener.
+
+    Attributes:
+        connections: 104 KiB each when idle, so 8,192 are 850 MiB; a fleet has hundreds.
+        connections_per_peer: one ships, some may linger half-open after network faults.
+        handshakes: under way at a time; each is a millisecond of CPU and up to `handshake_secs` of waiting.
+        handshake_secs: a handshake takes milliseconds, over a bad mobile link a second or two.
+        plain_message_bytes: the longest message of a plain RFC 5425 sender (its own default is 8 KiB).
+    """
+
+    connections: int = 8192
+    connections_per_peer: int = 16
+    handshakes: int = 256
+    handshake_secs: float = 15.0
+    plain_message_bytes: int = 64 << 10
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened since the start."""
+
+    accepted: int = 0
+    handshakes_refused: int = 0
+    refused: int = 0
+    superseded: int = 0
+    protocol_errors: int = 0
+
+
+class Server:
+    """The listener's books; `accept`, `watch` and the committer's `run` are its tasks."""
+
+    def __init__(self, committer: Committer, is_active: IsActive, limits: ServerLimits | None = None) -> None:
+        self.committer = committer
+        self.counts = Counts()
+        self._is_active = is_active
+        self._limits = limits or ServerLimits()
+        self._connections: set[Connection | PlainConnection] = set()
+        self._per_peer: Counter[str] = Counter()
+        self._holders: dict[Key, Connection] = {}
+        self._refused_logged_at = 0.0
+        self._refused_unlogged = 0
+        committer.on_room = self._room
+
+    async def accept(self, sock: socket.socket, context: ssl.SSLContext) -> None:
+        """Accept for ever on a socket that listens."""
+        loop = asyncio.get_running_loop()
+        free = asyncio.Semaphore(self._limits.handshakes)
+        async with asyncio.TaskGroup() as handshakes:
+            while True:
+                await free.acquire()
+                try:
+                    accepted, address = await loop.sock_accept(sock)
+                except OSError as error:  # out of descriptors, or the peer gave up already
+                    free.release()
+                    self._handshake_refused("", error.strerror or "accept failed")
+                    await asyncio.sleep(0.1)
+                    continue
+                task = handshakes.create_task(self._shake_hands(accepted, context, str(address[0])))
+                task.add_done_callback(lambda _: free.release())
+
+    async def watch(self) -> None:
+        """Let time pass for all connections, and look again whether their hosts are active."""
+        checked_at = time.monotonic()
+        while True:
+            await asyncio.sleep(TICK_SECS)
+            now = time.monotonic()
+            for connection in list(self._connections):
+                connection.tick(now)
+            if now - checked_at >= RECHECK_SECS:
+                checked_at = now
+                for connection in list(self._connections):
+                    await self._recheck(connection)
+
+    def close(self) -> None:
+        """Abort all connections."""
+        for protocol in list(self._connections):
+            protocol.refuse(Reason.BUSY)
+
+    async def may_ship(self, peer: Peer, refuse: Callable[[Reason], None]) -> bool:
+        """Ask the store whether the peer's host is active; refuse it if not."""
+        try:
+            async with asyncio.timeout(STORE_SECS):
+                active = await self._is_active(peer.identity.host, peer.fingerprint)
+        except (DecnetError, TimeoutError) as error:
+            self._refused(peer, Reason.BUSY, getattr(error, "message", "the database did not answer in time"))
+            refuse(Reason.BUSY)
+            return False
+        if not active:
+            self._refused(peer, Reason.HOST, "its host is not active in the books")
+            refuse(Reason.HOST)
+        return active
+
+    def claim(self, key: Key, connection: Connection) -> None:
+        """Make the connection the one that ships the stream; one that did before is shut out."""
+        before = self._holders.get(key)
+        self._holders[key] = connection
+        if before is not None and before is not connection:
+            self.counts.superseded += 1
+            log.info("sender.superseded", identity=key[0], stream=key[1])
+            before.refuse(Reason.SUPERSEDED)
+
+    def holder(self, key: Key) -> Connection | None:
+        """Tell which connection ships the stream."""
+        return self._holders.get(key)
+
+    def release(self, key: Key, connection: Connection) -> None:
+        """Take the claim back, unless a newer connection has it already."""
+        if self._holders.get(key) is connection:
+            del self._holders[key]
+
+    def connected(self, transport: asyncio.Transport) -> Connection | PlainConnection | None:
+        """Begin with a peer whose handshake is over; None when it was refused."""
+        try:
+            peer = peer_of(transport)
+        except TrustError as error:
+            self._handshake_refused(str(transport.get_extra_info("peername")[0]), error.message)
+            transport.abort()
+            return None
+        assert peer is not None  # noqa: S101 -- the context demands a certificate
+        tls = transport.get_extra_info("ssl_object")
+        connection: Connection | PlainConnection
+        if tls.selected_alpn_protocol() == ALPN:
+            connection = Connection(self, transport, peer)
+        else:
+            connection = PlainConnection(self, transport, peer, self._limits.plain_message_bytes)
+        name = str(peer.identity)
+        self._connections.add(connection)
+        self._per_peer[name] += 1
+        self.counts.accepted += 1
+        if peer.identity.role is not Role.LOGSHIP:
+            self._refused(peer, Reason.ROLE, "only a logship ships logs")
+            connection.refuse(Reason.ROLE)
+        elif (
+            len(self._connections) > self._limits.connections
+            or self._per_peer[name] > self._limits.connections_per_peer
+        ):
+            self._refused(peer, Reason.BUSY, "there are too many connections")
+            connection.refuse(Reason.BUSY)
+        return connection
+
+    def disconnected(self, connection: Connection | PlainConnection) -> None:
+        """Forget a connection that ended."""
+        self._connections.discard(connection)
+        name = str(connection.peer.identity)
+        self._per_peer[name] -= 1
+        if not self._per_peer[name]:
+            del self._per_peer[name]
+        connection.lost()
+        log.info("sender.disconnected", identity=name, address=connection.peer.address)
+
+    async def _shake_hands(self, accepted: socket.socket, context: ssl.SSLContext, address: str) -> None:
+        try:
+            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: _Protocol(self),
+                accepted,
+                ssl=context,
+                ssl_handshake_timeout=self._limits.handshake_secs,
+                ssl_shutdown_timeout=self._limits.handshake_secs,
+            )
+        except OSError as error:  # TimeoutError and ssl.SSLError are; asyncio has closed the socket
+            self._handshake_refused(address, getattr(error, "reason", None) or type(error).__name__)
+
+    async def _recheck(self, connection: Connection | PlainConnection) -> None:
+        """End the connection of a host that is not active any more; a database that is away ends nobody's."""
+        peer = connection.peer
+        with contextlib.suppress(DecnetError, TimeoutError):
+            async with asyncio.timeout(STORE_SECS):
+                if not await self._is_active(peer.identity.host, peer.fingerprint):
+                    self._refused(peer, Reason.HOST, "its host is not active in the books any more")
+                    connection.refuse(Reason.HOST)
+
+    def _room(self) -> None:
+        for connection in list(self._connections):
+            if connection.paused:
+                connection.room()
+
+    def _refused(self, peer: Peer, reason: Reason, why: str) -> None:
+        self.counts.refused += 1
+        log.warning("sender.refused", identity=str(peer.identity), address=peer.address, reason=reason.value, why=why)
+
+    def _handshake_refused(self, address: str, why: str) -> None:
+        """Count it, and log one a second at most: anyone can make these."""
+        self.counts.handshakes_refused += 1
+        self._refused_unlogged += 1
+        now = time.monotonic()
+        if now - self._refused_logged_at >= 1.0:
+            log.warning("handshake.refused", count=self._refused_unlogged, address=address, reason=why)
+            self._refused_logged_at = now
+            self._refused_unlogged = 0
+
+
+class _Protocol(asyncio.Protocol):
+    """Hands a transport's events to the connection that the server made for it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._connection: Connection | PlainConnection | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- what asyncio promises for a stream socket
+        self._connection = self._server.connected(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._connection is not None:
+            self._connection.data_received(data)
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
+        if self._connection is not None:
+            self._server.disconnected(self._connection)
+            self._connection = None
