@@ -129,8 +129,8 @@ def test_a_newer_workers_type_is_taken_as_it_is():
 
 
 def test_cursors_are_ordered_as_numbers():
-    cursors = ["2", "10", "10.1", "10.1.0.99999999999999999999", "10.2"]
-    assert sorted(cursors[::-1], key=cursor_key) == cursors
+    ordered = ["2", "10", "10.1", "10.1.0.99999999999999999999", "10.2"]
+    assert sorted(set(ordered), key=cursor_key) == ordered
 
 
 @pytest.mark.parametrize("cursor", ["", ".", "1.", "a", "-1", "1.2.3.4.5", "٣", "1" * 21, " 1"])

@@ -14,8 +14,7 @@ import structlog
 from decnet_core.endpoints import Endpoint
 from decnet_core.enrolment import JoinToken
 from decnet_core.errors import Conflict
-from decnet_core.identity import RESERVED_HOSTS
-from decnet_core.pki.certificates import MAX_HOST_LENGTH
+from decnet_core.identity import MAX_HOST_LENGTH, RESERVED_HOSTS
 
 from decnet_master.store import Store
 
