@@ -16,24 +16,22 @@ from tests.ingester.journals import a_line, all_rows, append, until, until_read
 from tests.lab.postgres import PostgresCluster
 from tests.lab.processes import Daemon
 
-LINES = 50_000
-KILLS = 6
-
 
 def _resident_mb(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
+@pytest.mark.parametrize(("lines", "kills"), [(5_000, 2), pytest.param(50_000, 6, marks=pytest.mark.slow)])
 async def test_killed_again_and_again_it_stores_each_line_once_and_in_order(
-    store: Store, writer: JournalWriter, daemon: Daemon
+    store: Store, writer: JournalWriter, daemon: Daemon, lines: int, kills: int
 ) -> None:
-    for start in range(0, LINES, 100):
+    for start in range(0, lines, 100):
         append(writer, [a_line(n) for n in range(start, start + 100)])
     chance = random.Random(1)
-    for kill in range(KILLS):
+    for kill in range(kills):
         daemon.start()
-        goal = (kill + 1) * LINES // (KILLS + 2) + chance.randrange(500)
+        goal = (kill + 1) * lines // (kills + 2) + chance.randrange(500)
 
         async def reached(goal: int = goal) -> bool:
             return await store.events.latest_seq() >= goal
@@ -44,7 +42,7 @@ async def test_killed_again_and_again_it_stores_each_line_once_and_in_order(
     daemon.start()
     await until_read(store, writer)
     assert daemon.stop() == 0
-    assert [row["cursor"] for row in await all_rows(store)] == [str(n) for n in range(LINES)]
+    assert [row["cursor"] for row in await all_rows(store)] == [str(n) for n in range(lines)]
     assert await store.ingest.dead_letter_count() == 0
 
 

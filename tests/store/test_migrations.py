@@ -142,6 +142,12 @@ async def test_a_file_that_cannot_be_made_is_said(tmp_path: Path) -> None:
         await migrate(f"sqlite:///{tmp_path}/missing/x.sqlite3")
 
 
+async def test_opening_makes_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        await Store.open(f"sqlite:///{tmp_path}/x")
+    assert not (tmp_path / "x").exists()
+
+
 async def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"no database " * 1000)
     with pytest.raises(Unavailable, match="cannot be used") as refused:

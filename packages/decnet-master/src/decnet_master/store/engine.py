@@ -77,6 +77,16 @@ def is_sqlite(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
 
 
+def require_file(url: URL) -> None:
+    """Refuse to open an SQLite file that is not there: the driver would make one, empty and readable by others.
+
+    Raises:
+        ConfigError: it does not exist.
+    """
+    if is_sqlite(url) and not Path(url.database or "").is_file():
+        raise ConfigError(f"The database {url.database} does not exist", "Run `decnet-master init`.")
+
+
 def create_file(url: URL) -> None:
     """Create SQLite's file, readable by us alone (it holds password hashes); nothing for PostgreSQL.
 
@@ -97,8 +107,9 @@ def create_file(url: URL) -> None:
 class Database:
     """One pool of connections, and the two ways to use it. Close it always."""
 
-    def __init__(self, url: URL, connections: int = CONNECTIONS) -> None:
+    def __init__(self, url: URL, connections: int = CONNECTIONS, transaction_secs: float = TRANSACTION_SECS) -> None:
         self.url = url
+        self._transaction_secs = transaction_secs
         self._failures = _failures(url)
         self.engine: AsyncEngine = create_async_engine(
             url,
@@ -107,7 +118,7 @@ class Database:
             pool_timeout=POOL_WAIT_SECS,
             pool_pre_ping=not is_sqlite(url),  # a server that restarted leaves dead connections in the pool
             hide_parameters=True,  # an error's text must not carry an attacker's words or a hash
-            connect_args=_sqlite_arguments() if is_sqlite(url) else _postgres_arguments(),
+            connect_args=_sqlite_arguments() if is_sqlite(url) else _postgres_arguments(transaction_secs),
         )
         if is_sqlite(url):
             event.listen(self.engine.sync_engine, "connect", _set_up_sqlite)
@@ -145,7 +156,7 @@ class Database:
     @asynccontextmanager
     async def _transaction(self, *, writes: bool) -> AsyncIterator[AsyncConnection]:
         try:
-            async with asyncio.timeout(TRANSACTION_SECS), self.engine.connect() as connection:
+            async with asyncio.timeout(self._transaction_secs), self.engine.connect() as connection:
                 await connection.execution_options(**{_WRITES: writes})
                 async with connection.begin():
                     yield connection
@@ -215,15 +226,15 @@ def _sqlite_arguments() -> dict[str, Any]:
     return {"isolation_level": None, "timeout": LOCK_WAIT_SECS, "factory": _SqliteConnection}
 
 
-def _postgres_arguments() -> dict[str, Any]:
+def _postgres_arguments(transaction_secs: float) -> dict[str, Any]:
     return {
         "timeout": CONNECT_SECS,
-        "command_timeout": TRANSACTION_SECS,
+        "command_timeout": transaction_secs,
         "server_settings": {
             "application_name": "decnet-master",
-            "statement_timeout": f"{TRANSACTION_SECS:.0f}s",
+            "statement_timeout": f"{transaction_secs:.0f}s",
             "lock_timeout": f"{LOCK_WAIT_SECS:.0f}s",
-            "idle_in_transaction_session_timeout": f"{2 * TRANSACTION_SECS:.0f}s",
+            "idle_in_transaction_session_timeout": f"{2 * transaction_secs:.0f}s",
             "synchronous_commit": "on",
             "jit": "off",  # it costs more than it saves on queries of a few rows
         },

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from decnet_core.events import Event
-from sqlalchemy import Row, Select, func, insert, select
+from sqlalchemy import Row, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from decnet_master.store.engine import Database
@@ -94,20 +94,19 @@ async def insert_events(connection: AsyncConnection, rows: Sequence[NewEvent], *
     Args:
         connection: has executed a statement in its transaction already.
         rows: any number.
-        copy: whether the driver is asyncpg, whose COPY is several times as fast as INSERT.
+        copy: whether the driver is asyncpg, whose COPY is several times as fast as INSERT; else it is SQLite's.
     """
     if not rows:
         return
     records = [_record(row) for row in rows]
     if copy:
         raw = (await connection.get_raw_connection()).driver_connection
-        columns = list(records[0])
         # The adapter begins its transaction with the first statement; COPY on the raw connection takes part in it.
         await raw.copy_records_to_table(  # type: ignore[union-attr]  # asyncpg's Connection
-            events.name, columns=columns, records=[tuple(record.values()) for record in records]
+            events.name, columns=_COLUMNS, records=records
         )
     else:
-        await connection.execute(insert(events), records)
+        await connection.exec_driver_sql(_INSERT, records)
 
 
 def _filtered(query: Select[Any], **filters: str | None) -> Select[Any]:
@@ -117,28 +116,35 @@ def _filtered(query: Select[Any], **filters: str | None) -> Select[Any]:
     return query
 
 
-def _record(row: NewEvent) -> dict[str, Any]:
+_COLUMNS = tuple(column.name for column in events.columns if column.name != "seq")
+
+# Written out, because SQLAlchemy's own INSERT binds parameters row by row: a fifth of all the time that a row costs.
+_INSERT = f"INSERT INTO events ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+
+
+def _record(row: NewEvent) -> tuple[object, ...]:
+    """Write a row's values in the order of `_COLUMNS`."""
     event = row.event
-    return {
-        "id": event.id,
-        "at": micros(event.at),
-        "received_at": micros(row.received_at),
-        "worker": row.worker,
-        "decky": storable(event.decky),
-        "service": storable(event.service),
-        "event_type": storable(event.event_type),
-        "trust": event.trust.value,
-        "src_ip": _storable_or_none(event.src_ip),
-        "src_port": event.src_port,
-        "dst_ip": _storable_or_none(event.dst_ip),
-        "dst_port": event.dst_port,
-        "session": _storable_or_none(event.session),
-        "pid": event.pid,
-        "fields": json_text({**event.fields, **row.more} if row.more else dict(event.fields)),
-        "text": storable(event.text),
-        "source": storable(event.source),
-        "cursor": storable(event.cursor),
-    }
+    return (
+        event.id,
+        micros(event.at),
+        micros(row.received_at),
+        row.worker,
+        storable(event.decky),
+        storable(event.service),
+        storable(event.event_type),
+        event.trust.value,
+        _storable_or_none(event.src_ip),
+        event.src_port,
+        _storable_or_none(event.dst_ip),
+        event.dst_port,
+        _storable_or_none(event.session),
+        event.pid,
+        json_text({**event.fields, **row.more} if row.more else dict(event.fields)),
+        storable(event.text),
+        storable(event.source),
+        storable(event.cursor),
+    )
 
 
 def _document(row: Row[Any]) -> dict[str, Any]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
+MIGRATION_SECS = 3600.0
+"""A step may have to rewrite every event that there is."""
+
 # Any number that is the same for all who migrate: "decnet" in ASCII.
 _ADVISORY_LOCK = 0x6465636E6574
 
@@ -47,7 +50,7 @@ async def walk(url: str, revision: str) -> None:
     """Go to a revision, up or down; `base` is the empty database. Down loses data: for tests and for emergencies."""
     parsed = database_url(url)
     create_file(parsed)
-    database = Database(parsed, connections=1)
+    database = Database(parsed, connections=1, transaction_secs=MIGRATION_SECS)
     try:
         async with database.write() as connection:
             if not database.is_sqlite:

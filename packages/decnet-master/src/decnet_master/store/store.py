@@ -8,7 +8,7 @@ from decnet_core.errors import ConfigError
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 
-from decnet_master.store.engine import CONNECTIONS, Database, database_url
+from decnet_master.store.engine import CONNECTIONS, Database, database_url, require_file
 from decnet_master.store.events import Events
 from decnet_master.store.fleet import Fleet
 from decnet_master.store.hosts import Hosts
@@ -37,10 +37,11 @@ class Store:
             connections: the most that are held at a time.
 
         Raises:
-            ConfigError: not such a URL, or the schema is not this release's.
+            ConfigError: not such a URL, no such file, or the schema is not this release's.
             Unavailable, RetryLater: the database does not answer.
         """
         parsed = database_url(url)
+        require_file(parsed)
         database = Database(parsed, connections)
         try:
             async with database.read() as connection:

@@ -23,6 +23,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _SUB = "\x1a"
 _UNSTORABLE = re.compile("[\0\x1a\ud800-\udfff]")
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _STORED = {code: f"{_SUB}{code:04x}" for code in (0x00, 0x1A, *range(0xD800, 0xE000))}
 _SUBSTITUTE = re.compile("\x1a([0-9a-f]{4})")
 
@@ -66,7 +67,7 @@ def json_text(document: Mapping[str, Any]) -> str:
     JSON escapes control characters by itself, so that SUB stands only for the surrogates in it; writing those raw
     (and not as JSON escapes, which a reader joins into pairs) keeps them exact.
     """
-    return storable(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
+    return storable(_JSON.encode(document))
 
 
 def json_object(stored: str) -> dict[str, Any]:
