@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from decnet_core.errors import DecnetError
+
 from tests.lab.lan import SSH_OPTIONS, Attacker
 
 Row = Mapping[str, Any]
@@ -23,6 +25,10 @@ Row = Mapping[str, Any]
 
 _PROMPTS = (b"$ ", b"# ")
 _PROMPT_SECS = 30.0
+
+
+class VisitFailed(DecnetError):
+    """The visit did not go as it should: a decky behaved unlike a machine with that account."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ def visit(attacker: Attacker, target: Target, nonce: str) -> list[Expectation]:
 def _guess(attacker: Attacker, target: Target, user: str, password: str) -> list[Expectation]:
     typed_at = time.time()
     done = attacker.ssh(target.address, user, password, "true")
-    assert done.returncode != 0, f"{target.name} let {user} in with a wrong password"
+    if done.returncode == 0:
+        raise VisitFailed(f"{target.name} let {user} in with a wrong password")
 
     def is_it(row: Row) -> bool:
         return _touches(row, attacker, target) and row["fields"].get("user") == user
@@ -119,7 +126,8 @@ def _drop_file(attacker: Attacker, target: Target, path: str, content: bytes) ->
     command = f"cat > {path} && chmod +x {path}"
     typed_at = time.time()
     done = attacker.run([*_ssh_argv(target), command], input=content, env={"SSHPASS": target.password})
-    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    if done.returncode != 0:
+        raise VisitFailed(f"{target.name} did not run {command!r}: {done.stderr.decode(errors='replace')}")
     digest = hashlib.sha256(content).hexdigest()
 
     def is_it(row: Row) -> bool:
@@ -160,7 +168,8 @@ def _read_until_prompt(shell: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _PROMPT_SECS
     while not seen.endswith(_PROMPTS):
         ready, _, _ = select.select([shell.stdout], [], [], max(0.0, deadline - time.monotonic()))
-        assert ready, f"no prompt came; the shell printed {seen[-200:]!r}"
-        chunk = os.read(shell.stdout.fileno(), 4096)
-        assert chunk, f"the shell ended; it printed {seen[-200:]!r}"
+        chunk = os.read(shell.stdout.fileno(), 4096) if ready else b""
+        if not chunk:
+            why = "the shell ended" if ready else "no prompt came"
+            raise VisitFailed(f"{why}; it printed {seen[-200:]!r}")
         seen += chunk
