@@ -8,6 +8,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from decnet_agent import joining
+from decnet_agent.settings import AgentSettings
 from decnet_core.enrolment import JoinToken
 from decnet_core.identity import Role
 from decnet_master.store import Store
@@ -133,27 +135,18 @@ async def test_another_identity_of_the_worker_is_not_its_agent(
 async def test_another_workers_agent_is_not_this_one(
     controller: httpx.AsyncClient, store: Store, stack: AsyncExitStack, tmp_path: Path
 ) -> None:
-    await worker("w1", controller, stack, tmp_path)
     other = await worker("w2", controller, stack, tmp_path)
     port = (await store.hosts.get("w2")).agent_port
+    # w3 says that it answers where w2 does.
     answer = await controller.post("/hosts", json={"name": "w3"})
-    token = JoinToken.parse(answer.json()["token"])
-    async with AsyncExitStack() as short:
-        await short.enter_async_context(joined(token, tmp_path))
-        # Somebody else sits where w3 was.
-        await _move(store, "w3", port)
-        reply = await deploy(controller, 1, hosts=["w3"])
+    settings = AgentSettings.load(data_directory=tmp_path / "w3", agent_address=f"127.0.0.1:{port}")
+    await asyncio.to_thread(joining.join, settings, JoinToken.parse(answer.json()["token"]))
+
+    reply = await deploy(controller, 1, hosts=["w3"])
+
     assert not reply["results"][0]["ok"]
     assert "is not w3" in reply["results"][0]["error"]
     assert other.shards == []
-
-
-async def _move(store: Store, name: str, port: int | None) -> None:
-    from decnet_master.store.schema import hosts
-    from sqlalchemy import update
-
-    async with store._database.write() as connection:
-        await connection.execute(update(hosts).where(hosts.c.name == name).values(agent_port=port))
 
 
 async def test_check_tells_who_answers(controller: httpx.AsyncClient, stack: AsyncExitStack, tmp_path: Path) -> None:

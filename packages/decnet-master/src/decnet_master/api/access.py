@@ -44,7 +44,9 @@ class Access:
         return Session(jwt.encode(claims, self._secret, algorithm=_ALGORITHM), expires_at)
 
     async def user_of(self, request: Request) -> User:
-        """Return who sends this request; the dependency of every route that is not open to all.
+        """Return who sends this request, and leave it in the request's state for `user_in`.
+
+        It is the dependency of every route that is not open to all.
 
         Raises:
             Unauthenticated: no token, or one that is forged, ended, or of a user who is gone or has changed the
@@ -66,7 +68,14 @@ class Access:
             raise _ended() from None
         if datetime.fromtimestamp(float(claims["iat"]), UTC) < user.password_changed_at - timedelta(milliseconds=1):
             raise _ended()
+        request.state.user = user
         return user
+
+
+def user_in(request: Request) -> User:
+    """Return whom `Access.user_of` found out, in a route behind it."""
+    user: User = request.state.user
+    return user
 
 
 def _ended() -> Unauthenticated:

@@ -16,11 +16,11 @@ import structlog
 from decnet_core.errors import NotFound
 from decnet_core.fleet import Contract
 from decnet_core.logs import shown
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from pydantic import Field
 
 from decnet_master import passwords
-from decnet_master.api.access import Access
+from decnet_master.api.access import Access, user_in
 from decnet_master.problems import TooManyRequests, Unauthenticated
 from decnet_master.rate_limit import RateLimit
 from decnet_master.store import Store, User
@@ -82,7 +82,8 @@ def router(store: Store, access: Access) -> tuple[APIRouter, APIRouter]:
         )
 
     @protected.get("/me")
-    async def me(user: Annotated[User, Depends(access.user_of)]) -> Me:
+    async def me(request: Request) -> Me:
+        user = user_in(request)
         return Me(username=user.name, role=user.role.value, must_change_password=user.must_change_password)
 
     return open_to_all, protected

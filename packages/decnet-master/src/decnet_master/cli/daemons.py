@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -21,7 +21,15 @@ def add_to(app: typer.Typer) -> None:
         ("listener", "Run the log listener."),
         ("ingester", "Run the ingester: from the journal into the database."),
     ):
-        app.command(part, help=text)(functools.partial(run_part, part))
+        app.command(part, help=text)(_verb(part))
+
+
+def _verb(part: str) -> Callable[[], None]:
+    # a function, not a partial: the command line library reads annotations, which a partial has none of
+    def run() -> None:
+        run_part(part)
+
+    return run
 
 
 def _serve(

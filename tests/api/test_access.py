@@ -1,0 +1,140 @@
+"""Who may ask the API what."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import jwt
+import pytest
+from decnet_master import passwords, secret_files
+from decnet_master.api.access import Access
+from decnet_master.api.fanout import Fanout
+from decnet_master.api.routes import application
+from decnet_master.settings import MasterSettings
+from decnet_master.store import Store
+from fastapi import FastAPI
+
+from tests.swarm.master import Template
+
+OPEN = {("GET", "/livez"), ("GET", "/readyz"), ("POST", "/api/v1/auth/login")}
+
+
+async def log_in(client: httpx.AsyncClient, username: str, password: str) -> httpx.Response:
+    return await client.post("/api/v1/auth/login", json={"username": username, "password": password})
+
+
+async def test_login_and_me(admin: httpx.AsyncClient) -> None:
+    me = await admin.get("/api/v1/auth/me")
+    assert me.json() == {"username": "admin", "role": "admin", "must_change_password": False}
+
+
+async def test_a_wrong_password_and_a_wrong_name_look_alike(anyone: httpx.AsyncClient) -> None:
+    wrong = await log_in(anyone, "admin", "wrong")
+    unknown = await log_in(anyone, "nobody", "wrong")
+    assert wrong.status_code == unknown.status_code == 401
+    told = [{k: v for k, v in answer.json().items() if k != "request_id"} for answer in (wrong, unknown)]
+    assert told[0] == told[1]
+
+
+async def test_an_unknown_name_costs_as_much_as_a_known_one(anyone: httpx.AsyncClient) -> None:
+    await log_in(anyone, "nobody", "the first one makes the hash of nobody")
+    spent = {}
+    for name in ("admin", "nobody"):
+        started = time.perf_counter()
+        await log_in(anyone, name, "wrong")
+        spent[name] = time.perf_counter() - started
+    # Both verify a hash, which takes tens of milliseconds; a mere look into the database takes one.
+    assert spent["nobody"] > spent["admin"] / 4
+
+
+async def test_logins_are_limited(anyone: httpx.AsyncClient) -> None:
+    answers = [await log_in(anyone, "admin", "wrong") for _ in range(12)]
+    assert answers[-1].status_code == 429
+    assert int(answers[-1].headers["retry-after"]) > 0
+
+
+async def test_a_login_that_makes_no_sense(anyone: httpx.AsyncClient) -> None:
+    for body in ({}, {"username": "admin"}, {"username": "admin", "password": "x" * 2000}, {"username": ["a"]}):
+        answer = await anyone.post("/api/v1/auth/login", json=body)
+        assert answer.status_code == 422
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "x" * 100 not in answer.text
+
+
+def routes_of(app: FastAPI) -> set[tuple[str, str]]:
+    return {(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods}
+
+
+async def test_every_route_but_three_needs_a_token(
+    anyone: httpx.AsyncClient, store: Store, settings: MasterSettings
+) -> None:
+    access = Access(store, secret_files.read(settings.api_secret_file), timedelta(minutes=1))
+    routes = routes_of(application(store, access, Fanout(store)))
+    assert routes > OPEN
+    assert len(routes - OPEN) >= 6
+    for method, path in routes - OPEN:
+        answer = await anyone.request(method, path)
+        assert answer.status_code == 401, (method, path)
+        assert answer.headers["www-authenticate"] == "Bearer"
+    for path in ("/docs", "/redoc", "/openapi.json", "/"):
+        assert (await anyone.get(path)).status_code == 404
+
+
+def _claims(**changes: object) -> dict[str, object]:
+    now = datetime.now(UTC).timestamp()
+    return {"iss": "decnet-master", "sub": "admin", "iat": now, "exp": int(now) + 60, **changes}
+
+
+async def test_forged_and_ended_tokens_are_refused(anyone: httpx.AsyncClient, settings: MasterSettings) -> None:
+    secret = secret_files.read(settings.api_secret_file)
+    past = datetime.now(UTC).timestamp() - 10
+    bad = [
+        jwt.encode(_claims(), "x" * 43, algorithm="HS256"),
+        jwt.encode(_claims(), None, algorithm="none"),
+        jwt.encode(_claims(exp=int(past)), secret, algorithm="HS256"),
+        jwt.encode(_claims(sub="nobody"), secret, algorithm="HS256"),
+        jwt.encode(_claims(iss="someone"), secret, algorithm="HS256"),
+        jwt.encode({"sub": "admin"}, secret, algorithm="HS256"),
+        jwt.encode(_claims(iat=0), secret, algorithm="HS256"),
+        "x",
+        "a.b.c",
+    ]
+    for token in bad:
+        answer = await anyone.get("/api/v1/auth/me", headers={"authorization": f"Bearer {token}"})
+        assert answer.status_code == 401, token
+    good = jwt.encode(_claims(), secret, algorithm="HS256")
+    answer = await anyone.get("/api/v1/auth/me", headers={"authorization": f"Bearer {good}"})
+    assert answer.status_code == 200
+
+
+async def test_another_password_ends_the_session(admin: httpx.AsyncClient, store: Store) -> None:
+    assert (await admin.get("/api/v1/auth/me")).status_code == 200
+    await store.users.set_password("admin", passwords.hash_password("new"), must_change=False, now=datetime.now(UTC))
+    assert (await admin.get("/api/v1/auth/me")).status_code == 401
+
+
+async def test_the_password_is_kept_as_argon2id(store: Store, template: Template) -> None:
+    kept = (await store.users.get("admin")).password_hash
+    assert kept.startswith("$argon2id$")
+    assert passwords.matches(kept, template.password)
+    assert not passwords.matches(kept, template.password + "x")
+
+
+async def test_a_fault_of_ours_tells_nothing(admin: httpx.AsyncClient, settings: MasterSettings) -> None:
+    # The database is gone from under the API.
+    (settings.data_directory / "decnet.sqlite3").write_bytes(b"no database")
+    for name in ("decnet.sqlite3-wal", "decnet.sqlite3-shm"):
+        (settings.data_directory / name).unlink(missing_ok=True)
+    answer = await admin.get("/api/v1/events")
+    assert answer.status_code >= 500
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+async def test_the_probes_are_open(anyone: httpx.AsyncClient, path: str) -> None:
+    answer = await anyone.get(path)
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "ok"}
