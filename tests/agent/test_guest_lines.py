@@ -151,8 +151,8 @@ def test_an_ambiguous_sentence_is_only_words():
 hostile = st.lists(
     st.sampled_from(
         [
-            " from ", "1.2.3.4", " port ", "22", " ssh2", " ssh2: ", "root", "invalid user ", ": ", "[preauth]", "x", " ",
-            "RSA SHA256:" + "b" * 43, "Accepted password for ", "::1", ":11: ",
+            " from ", "1.2.3.4", " port ", "22", " ssh2", " ssh2: ", "root", "invalid user ", ": ", "[preauth]", "x",
+            " ", "RSA SHA256:" + "b" * 43, "Accepted password for ", "::1", ":11: ",
         ]
     ) | st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=8),
     max_size=14,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
+from itertools import count
 
 import pytest
 from decnet_agent.planning import (
@@ -29,6 +30,7 @@ from hypothesis import strategies as st
 SUBNET = IPv4Network("10.77.1.0/28")
 FACTS = NetworkFacts("lan0", SUBNET, gateway=SUBNET[1], own=frozenset({SUBNET[2]}))
 SEED = bytes(32)
+_container_ids = count()
 KEYS = {("ssh",): "key-ssh", ("http",): "key-http", ("http", "ssh"): "key-both"}
 EMPTY = World(image_keys=KEYS)
 
@@ -41,7 +43,6 @@ class Simulator:
         self.images = set(world.images)
         self.containers: dict[str, ExistingDecky] = {decky.container: decky for decky in world.deckies}
         self.placed: dict[str, PlacedDecky] = {}
-        self._count = 0
 
     def world(self) -> World:
         return World(self.network, KEYS, frozenset(self.images), tuple(self.containers.values()))
@@ -60,8 +61,9 @@ class Simulator:
             case CreateDecky(decky):
                 assert not any(item.name == decky.spec.name for item in self.containers.values())
                 assert self.network is not None
-                self._count += 1
-                made = ExistingDecky(decky.spec.name, f"c{self._count}", decky.fingerprint, not torn, running=False)
+                made = ExistingDecky(
+                    decky.spec.name, f"c{next(_container_ids)}", decky.fingerprint, not torn, running=False
+                )
                 self.containers[made.container] = made
                 self.placed[made.container] = decky
             case StartDecky(name) if not torn:

@@ -27,6 +27,7 @@ from decnet_core.identity import MASTER
 from decnet_core.peer import ASGIApp, Receive, Scope, Send, peer_in
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 MAX_BODY_BYTES = 4 << 20
@@ -89,12 +90,14 @@ def build(agent: Agent) -> ASGIApp:
 
     app.add_exception_handler(DecnetError, _on_decnet_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_exception)
     return _for_the_master(app)
 
 
-def problem(error: DecnetError) -> JSONResponse:
-    """Translate one of our errors."""
-    status, kind = next((status, kind) for type_, status, kind in _PROBLEMS if isinstance(error, type_))
+def problem(error: DecnetError, status: int | None = None) -> JSONResponse:
+    """Translate one of our errors; `status` is for one that HTTP has a better number for."""
+    usual, kind = next((status, kind) for type_, status, kind in _PROBLEMS if isinstance(error, type_))
+    status = status or usual
     document = {"type": _TYPE_PREFIX + kind, "status": status, "detail": error.message, "advice": error.advice}
     return JSONResponse(document, status_code=status, media_type="application/problem+json")
 
@@ -111,6 +114,14 @@ def _on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
     return problem(
         RemoteProtocolError(f"The shard does not fit: {faults[:300]}", "Run the same release on master and workers.")
     )
+
+
+def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101 -- how it was registered
+    advice = "Run the same release on master and workers."
+    if error.status_code == 404:
+        return problem(errors.NotFound("An agent has no such route", advice))
+    return problem(RemoteProtocolError(f"The request cannot be read: {error.detail}", advice), error.status_code)
 
 
 def _for_the_master(app: ASGIApp) -> ASGIApp:
