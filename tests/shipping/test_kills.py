@@ -90,8 +90,9 @@ def test_logship_is_small_quick_to_name_its_version_and_clear_about_what_it_miss
         worker.wait_for_line("stream.resumed")
         assert resident_mib(worker.pid) < 60
         assert resident_mib(master.pid) < 100
-        status = run(place, port, place.worker_data, "status")
-        assert "(connected)" in status.stdout
+        worker.wait_until(
+            lambda: "(connected)" in run(place, port, place.worker_data, "status").stdout, "its word on it"
+        )
     missing = run(place, port, place.folder / "nothing", "serve")
     assert missing.returncode == ExitCode.TRUST
     assert "what to do" in missing.stderr
@@ -103,6 +104,10 @@ def run(place: Place, port: int, data: Path, verb: str) -> subprocess.CompletedP
     env = environment(place, port) | {"DECNET_DATA_DIRECTORY": str(data), "PATH": "/usr/bin"}
     argv = [sys.executable, "-m", "decnet_logship", verb]
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30, check=False)
+
+
+def status(place: Place, port: int) -> str:
+    return run(place, port, place.worker_data, "status").stdout
 
 
 def timed_version() -> float:

@@ -18,8 +18,6 @@ class LogshipSettings(RoleSettings):
     """`host:port` of the master's listener; None is what the worker learnt when it joined."""
     event_log: Path | None = None
     """The log to ship; None is `events.log` in the log directory."""
-    remove_shipped: bool = True
-    """Remove rotated files of the log once the master has them whole."""
     window_bytes: Annotated[int, Field(ge=64 << 10, le=64 << 20)] = 4 << 20
     """How much may be on its way unacknowledged; the master stops reading at 4 MiB of one worker."""
     connect_timeout_secs: Annotated[float, Field(gt=0, le=300)] = 20.0

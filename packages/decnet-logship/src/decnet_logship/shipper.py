@@ -44,6 +44,7 @@ class Shipper:
         self._acked_before = acked_before(settings.state_file)
         self._state = State(master=str(endpoint))
         self._state_changed = asyncio.Event()
+        self._state_fault: int | None = None  # errno that was reported
         self._finished: set[str] = set()
         self._ignored: set[Path] = set()
         self._connection: Connection | None = None
@@ -77,19 +78,15 @@ class Shipper:
 
     async def write_state(self) -> None:
         """Keep the hint file written, for ever."""
-        reported = False
-        while True:
-            self._state_changed.clear()
-            self._state.updated_at = datetime.now(UTC).isoformat(timespec="seconds")
-            try:
-                await asyncio.to_thread(self._state.write, self._settings.state_file)
-                reported = False
-            except OSError as cause:
-                if not reported:
-                    log.warning("state.unwritable", path=str(self._settings.state_file), reason=cause.strerror)
-                reported = True
-            await asyncio.sleep(STATE_SECS)
-            await self._state_changed.wait()
+        try:
+            while True:
+                self._state_changed.clear()
+                await asyncio.to_thread(self._write_state)
+                await asyncio.sleep(STATE_SECS)
+                await self._state_changed.wait()
+        finally:
+            self._state.connected = False
+            self._write_state()
 
     async def _ship_once(self) -> None:
         """Connect once there is a file to ship, and ship until the connection ends."""
@@ -146,7 +143,7 @@ class Shipper:
         if file.size_bytes() > acked:
             log.error("file.half_line", path=str(rotated), left_bytes=file.size_bytes() - acked)
             return
-        if not self._settings.remove_shipped or not file.is_at(rotated):
+        if not file.is_at(rotated):
             return
         try:
             rotated.unlink()
@@ -179,6 +176,16 @@ class Shipper:
         """Count a line that could not be shipped."""
         self._state.skipped_lines += 1
         self._state_changed.set()
+
+    def _write_state(self) -> None:
+        self._state.updated_at = datetime.now(UTC).isoformat(timespec="seconds")
+        try:
+            self._state.write(self._settings.state_file)
+            self._state_fault = None
+        except OSError as cause:
+            if self._state_fault != cause.errno:
+                log.warning("state.unwritable", path=str(self._settings.state_file), reason=cause.strerror)
+            self._state_fault = cause.errno
 
     def _open_rotated(self, path: Path) -> LogFile | None:
         if path in self._ignored:

@@ -70,12 +70,15 @@ class App:
             with contextlib.closing(writer):
                 committer = Committer(writer)
                 server = Server(committer, store.hosts.is_active, self._limits)
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(committer.run(), name="committer")
-                    group.create_task(server.watch(), name="watch")
-                    group.create_task(server.accept(listening, context), name="accept")
-                    log.info("listener.started", address=settings.listener_address, port=listening.getsockname()[1])
-                    ready.one_more()
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(committer.run(), name="committer")
+                        group.create_task(server.watch(), name="watch")
+                        group.create_task(server.accept(listening, context), name="accept")
+                        log.info("listener.started", address=settings.listener_address)
+                        ready.one_more()
+                finally:
+                    server.close()
 
 
 def build(settings: MasterSettings, limits: ServerLimits | None = None) -> App:

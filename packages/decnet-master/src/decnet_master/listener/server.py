@@ -160,7 +160,7 @@ class Server:
         try:
             peer = peer_of(transport)
         except TrustError as error:
-            self._handshake_refused(str(transport.get_extra_info("peername")[0]), error.message)
+            self._handshake_refused(str(transport.get_extra_info("peername")), error.message)
             transport.abort()
             return None
         assert peer is not None  # noqa: S101 -- the context demands a certificate
