@@ -3,10 +3,12 @@
 `/etc/decnet/decnet.ini` (or the file that `DECNET_CONFIG` names) has a section `[decnet]` with what every program
 shares and one section for each role: `[master]`, `[agent]`, `[updater]`, `[logship]`. A program reads `[decnet]` and
 its own section; the other roles' keys are never looked at. Keys are written with hyphens. A real environment variable
-`DECNET_<KEY>` (upper case, underscores) wins over the file; an argument on the command line wins over both.
+`DECNET_<KEY>` (upper case, underscores) wins over the file; an argument on the command line wins over both. An empty
+value, in the file or in a variable, is the same as none.
 
-A key that the role does not know is refused, with the nearest known one, because a typing error in a security tool
-must not pass as a silent default. Unknown DECNET_ variables are ignored: they may belong to another role.
+A section that no role has, and a key that the role does not know, are refused with the nearest known one, because a
+typing error in a security tool must not pass as a silent default. Unknown DECNET_ variables are ignored: they may
+belong to another role.
 
 Secrets are not validated here: a setting that holds one is optional, and `required` is called where it is read, so
 that a worker never needs the master's. Messages never quote a value.
@@ -17,18 +19,20 @@ from __future__ import annotations
 import configparser
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from decnet_core.errors import ConfigError
 
 DEFAULT_CONFIG = Path("/etc/decnet/decnet.ini")
 MAX_CONFIG_BYTES = 1 << 20
+SECTIONS = ("decnet", "master", "agent", "updater", "logship")
+"""All that may stand in the file."""
 
 
 class RoleSettings(BaseSettings):
@@ -70,10 +74,16 @@ class RoleSettings(BaseSettings):
         try:
             return cls(**{name: value for name, value in arguments.items() if value is not None})
         except ValidationError as cause:
-            faults = "; ".join(f"{_key(error['loc'])}: {error['msg']}" for error in cause.errors(include_input=False))
+            faults = "; ".join(_fault(error["loc"], error["msg"]) for error in cause.errors(include_input=False))
             raise ConfigError(
                 f"The configuration does not fit: {faults}",
                 f"Correct {config_path()} or the DECNET_ variable of that name.",
+            ) from None
+        except SettingsError:
+            # Not chained and not quoted: its text may hold the value.
+            raise ConfigError(
+                "A DECNET_ variable holds something else than its setting takes",
+                "Write lists and tables in variables as JSON.",
             ) from None
 
 
@@ -105,28 +115,17 @@ def read_ini(path: Path, section: str, known: Mapping[str, Any] | frozenset[str]
         known: field names (with underscores) that may stand there.
 
     Returns:
-        Field names to raw text; the role's section wins.
+        Field names to raw text, without those that are empty; the role's section wins.
 
     Raises:
-        ConfigError: unreadable, not INI, too large, or a key that is not known.
+        ConfigError: unreadable, not INI, too large, or a section or key that is not known.
     """
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        if "DECNET_CONFIG" in os.environ:
-            raise ConfigError(f"{path} does not exist", "DECNET_CONFIG names it: correct or unset it.") from None
+    text = _text_of(path)
+    if text is None:
         return {}
-    except OSError as cause:
-        raise ConfigError(
-            f"Cannot read {path}: {cause.strerror}", "Make it a file that this user may read (root:decnet 0640)."
-        ) from cause
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes", "That is no configuration file of ours.")
     parser = configparser.ConfigParser(interpolation=None, default_section="\0", inline_comment_prefixes=None)
     try:
-        parser.read_string(raw.decode("utf-8"), source=str(path))
-    except UnicodeDecodeError as cause:
-        raise ConfigError(f"{path} is not UTF-8 text (byte {cause.start})", "Save it as UTF-8.") from cause
+        parser.read_string(text, source=str(path))
     except configparser.Error as cause:
         line = getattr(cause, "lineno", None)
         place = f" near line {line}" if isinstance(line, int) else ""
@@ -134,14 +133,40 @@ def read_ini(path: Path, section: str, known: Mapping[str, Any] | frozenset[str]
             f"{path} is not an INI file{place}: {type(cause).__name__}",
             "Write [section] lines and key = value lines; decnet.ini.example shows all keys.",
         ) from None
+    strangers = [name for name in parser.sections() if name not in SECTIONS]
+    if strangers:
+        raise ConfigError(f"{path} has the unknown section {strangers[0]!r}", _nearest(strangers[0], SECTIONS))
     values: dict[str, str] = {}
     for name in ("decnet", section):
         for key, value in parser.items(name) if parser.has_section(name) else ():
             field = key.replace("-", "_")
-            if field not in known:
-                raise ConfigError(f"{path}: [{name}] has the unknown key {key!r}", _nearest(key, known))
-            values[field] = value
+            if field not in known or field == key != field.replace("_", "-"):
+                keys = [field.replace("_", "-") for field in known]
+                raise ConfigError(f"{path}: [{name}] has the unknown key {key!r}", _nearest(key, keys))
+            if value:
+                values[field] = value
     return values
+
+
+def _text_of(path: Path) -> str | None:
+    """Read a whole file, bounded; None where there is none and none was asked for."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+    except FileNotFoundError:
+        if os.environ.get("DECNET_CONFIG"):
+            raise ConfigError(f"{path} does not exist", "DECNET_CONFIG names it: correct or unset it.") from None
+        return None
+    except OSError as cause:
+        raise ConfigError(
+            f"Cannot read {path}: {cause.strerror}", "Make it a file that this user may read (root:decnet 0640)."
+        ) from cause
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes", "That is no configuration file of ours.")
+    try:
+        return raw.decode("utf-8-sig")  # Windows' editors begin with a BOM
+    except UnicodeDecodeError as cause:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {cause.start})", "Save it as UTF-8.") from cause
 
 
 class _IniSource(PydanticBaseSettingsSource):
@@ -157,11 +182,13 @@ class _IniSource(PydanticBaseSettingsSource):
         return None, field_name, False
 
 
-def _key(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location).replace("_", "-")
+def _fault(location: tuple[int | str, ...], text: str) -> str:
+    # What holds two settings against each other has no location: its text names them.
+    key = ".".join(str(part) for part in location).replace("_", "-")
+    return f"{key}: {text}" if key else text.removeprefix("Value error, ")
 
 
-def _nearest(key: str, known: Mapping[str, Any] | frozenset[str]) -> str:
-    names = sorted(name.replace("_", "-") for name in known)
-    close = difflib.get_close_matches(key, names, n=1)
-    return f"Did you mean {close[0]!r}?" if close else f"Remove it; known keys are {', '.join(names)}."
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"Did you mean {close[0]!r}?" if close else f"Remove it; known are {', '.join(names)}."
