@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from tests.lab.processes import Daemon
 def _resident_mb(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def _largest_file_bytes(folder: Path) -> int:
+    return max(path.stat().st_size for path in folder.glob("decnet.sqlite3*"))
 
 
 @pytest.mark.parametrize(("lines", "kills"), [(5_000, 2), pytest.param(50_000, 6, marks=pytest.mark.slow)])
@@ -74,6 +79,25 @@ async def test_without_a_data_directory_it_says_what_to_do(daemon: Daemon, tmp_p
     daemon.start()
     assert await asyncio.to_thread(daemon.wait) == ExitCode.UNAVAILABLE
     assert "what to do: The daemon's user must own it." in daemon.log_text()
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_it_waits_for_a_full_disk(store: Store, writer: JournalWriter, daemon: Daemon, tmp_path: Path) -> None:
+    """A limit on the size of its files is to the ingester what a full disk is; it is lifted from outside."""
+    append(writer, [a_line(0)])
+    daemon.start()
+    await until_read(store, writer)
+    room_bytes = _largest_file_bytes(tmp_path) + (1 << 16)
+    resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (room_bytes, resource.RLIM_INFINITY))
+    for start in range(1, 2001, 100):
+        append(writer, [a_line(n, text="x" * 500) for n in range(start, start + 100)])
+    await asyncio.to_thread(daemon.wait_for_line, "database.awaited")
+    assert await store.ingest.position() < writer.end
+    resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    await until_read(store, writer)
+    assert [row["cursor"] for row in await all_rows(store)] == [str(n) for n in range(2001)]
+    await asyncio.to_thread(daemon.wait_for_line, "database.returned")
+    assert daemon.stop() == 0
 
 
 @pytest.mark.postgres

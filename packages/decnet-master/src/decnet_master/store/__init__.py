@@ -12,8 +12,9 @@ transaction. What comes out are frozen values, never rows; what goes wrong is a 
 
 from decnet_master.store.events import NewEvent
 from decnet_master.store.fleet import PlacedDecky
-from decnet_master.store.hosts import Host, HostStatus, IssuedCertificate, Redemption
+from decnet_master.store.hosts import Host
 from decnet_master.store.ingest import DeadLetter
+from decnet_master.store.joining import HostStatus, IssuedCertificate, Redemption
 from decnet_master.store.migration import migrate
 from decnet_master.store.store import Store
 from decnet_master.store.users import User, UserRole

@@ -12,30 +12,20 @@ a decommissioning; a name that enrols again does not bring its old certificates 
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
-from decnet_core.errors import Conflict, NotFound, TrustError
+from decnet_core.errors import Conflict, NotFound
 from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from decnet_master.store.engine import Database
+from decnet_master.store.joining import ANOTHER_TOKEN, HostStatus, Redemption, redeem
 from decnet_master.store.schema import certificates, hosts, join_tokens
 from decnet_master.store.values import micros, moment, original, storable
-
-
-class HostStatus(StrEnum):
-    """Where a host stands."""
-
-    ENROLLED = "enrolled"
-    """Has a token, did not join yet."""
-    ACTIVE = "active"
-    DECOMMISSIONED = "decommissioned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,33 +41,6 @@ class Host:
     created_at: datetime
     enrolled_at: datetime | None
     seen_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class IssuedCertificate:
-    """A certificate as the store knows it.
-
-    Attributes:
-        fingerprint: SHA-256 of the DER form, 64 hex digits.
-        identity: `role@host`.
-        not_after: its end, aware UTC.
-    """
-
-    fingerprint: str
-    identity: str
-    not_after: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Redemption:
-    """What joining gave: the reply (JSON text), where the worker is reached, and its certificates."""
-
-    reply: str
-    address: str
-    agent_port: int
-    updater_port: int
-    version: str
-    certificates: tuple[IssuedCertificate, ...]
 
 
 class Hosts:
@@ -170,9 +133,17 @@ class Hosts:
             Conflict: one of the certificates is recorded already, for a serial number was used twice.
         """
         try:
-            return await self._redeem(token_id, secret_hash, csr_digest, now, issue)
+            async with self._database.write() as connection:
+                return await redeem(
+                    connection,
+                    token_id=token_id,
+                    secret_hash=secret_hash,
+                    csr_digest=csr_digest,
+                    now=now,
+                    issue=issue,
+                )
         except IntegrityError:
-            raise Conflict(f"A certificate of token {token_id} is recorded already", _ANOTHER_TOKEN) from None
+            raise Conflict(f"A certificate of token {token_id} is recorded already", ANOTHER_TOKEN) from None
 
     async def decommission(self, name: str, now: datetime) -> Host:
         """Refuse the host from now on, and its certificates for ever; harmless when repeated.
@@ -199,30 +170,6 @@ class Hosts:
         async with self._database.write() as connection:
             await connection.execute(change)
 
-    async def _redeem(
-        self, token_id: str, secret_hash: str, csr_digest: str, now: datetime, issue: Callable[[str], Redemption]
-    ) -> str:
-        async with self._database.write() as connection:
-            query = select(join_tokens).where(join_tokens.c.id == token_id).with_for_update()
-            token = (await connection.execute(query)).one_or_none()
-            # The same words whether the id or the secret is wrong: nobody learns which tokens exist.
-            if token is None or not hmac.compare_digest(token.secret_hash, secret_hash):
-                raise TrustError("This join token is not known", _ANOTHER_TOKEN)
-            query = select(hosts.c.status).where(hosts.c.name == token.host).with_for_update()
-            status = (await connection.execute(query)).scalar_one()
-            if token.used_at is not None:
-                return _reply_again(token, csr_digest, status)
-            if status != HostStatus.ENROLLED or micros(now) >= token.expires_at:
-                raise TrustError("This join token has ended", _ANOTHER_TOKEN)
-            redemption = issue(token.host)
-            await _record(connection, token.host, redemption, now)
-            used = {"used_at": micros(now), "csr_digest": csr_digest, "reply": redemption.reply}
-            await connection.execute(update(join_tokens).where(join_tokens.c.id == token_id).values(used))
-            return redemption.reply
-
-
-_ANOTHER_TOKEN = "Ask the operator for a new one (`decnet-master swarm enroll`)."  # noqa: S105 -- no secret
-
 
 async def _clear_for_another(connection: AsyncConnection, name: str, status: HostStatus, now: datetime) -> None:
     """Make the name free for a new token, or refuse."""
@@ -235,39 +182,6 @@ async def _clear_for_another(connection: AsyncConnection, name: str, status: Hos
         if (await connection.execute(query)).first() is not None:
             raise _taken(name)
     await connection.execute(delete(join_tokens).where(join_tokens.c.host == name))
-
-
-def _reply_again(token: Row[Any], csr_digest: str, status: str) -> str:
-    if status != HostStatus.ACTIVE or token.csr_digest != csr_digest:
-        raise TrustError("This join token was used already", _ANOTHER_TOKEN)
-    reply: str = token.reply
-    return reply
-
-
-async def _record(connection: AsyncConnection, name: str, redemption: Redemption, now: datetime) -> None:
-    change = update(hosts).where(hosts.c.name == storable(name))
-    await connection.execute(
-        change.values(
-            status=HostStatus.ACTIVE.value,
-            address=storable(redemption.address),
-            agent_port=redemption.agent_port,
-            updater_port=redemption.updater_port,
-            version=storable(redemption.version),
-            enrolled_at=micros(now),
-        )
-    )
-    rows = [
-        {
-            "fingerprint": certificate.fingerprint,
-            "identity": certificate.identity,
-            "host": name,
-            "issued_at": micros(now),
-            "not_after": micros(certificate.not_after),
-        }
-        for certificate in redemption.certificates
-    ]
-    if rows:
-        await connection.execute(insert(certificates), rows)
 
 
 def _host(row: Row[Any]) -> Host:
