@@ -33,9 +33,11 @@ class Endpoint:
         Raises:
             ConfigError: it is not that.
         """
-        host, colon, port = text.rpartition(":")
-        host = host.removeprefix("[").removesuffix("]")
-        if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 0xFFFF:
+        written, _, port = text.rpartition(":")
+        host = written[1:-1] if written.startswith("[") and written.endswith("]") else written
+        bracketed = host != written
+        fits = len(port) <= 5 and port.isascii() and port.isdigit() and int(port) <= 0xFFFF
+        if not fits or not host or (":" in host) != bracketed or not host.isprintable() or set(host) & set("[] /@"):
             raise ConfigError(f"{text[:80]!r} is not an address", "Write it as host:port, IPv6 as [address]:port.")
         return cls(host, int(port))
 
@@ -55,9 +57,14 @@ def listen(endpoint: Endpoint, setting: str) -> socket.socket:
         family, kind, proto, _, address = socket.getaddrinfo(
             endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except OSError as cause:
+    except (OSError, UnicodeError) as cause:  # UnicodeError: a name that cannot be a domain name's
         raise Unavailable(f"Cannot resolve {endpoint.host}", f"Correct the setting {setting}.") from cause
-    server = socket.socket(family, kind, proto)
+    try:
+        server = socket.socket(family, kind, proto)
+    except OSError as cause:
+        raise Unavailable(
+            f"This machine has no network for {endpoint}: {cause.strerror}", f"Correct the setting {setting}."
+        ) from cause
     try:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
