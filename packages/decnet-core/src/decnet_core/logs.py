@@ -4,17 +4,22 @@ JSON on standard error when it is not a terminal (systemd's journal takes it fro
 or JSON appended to `<log-directory>/decnet.<role>.log`. What libraries write through the standard library's logging
 goes the same way as `library.logged`, warnings and worse only.
 
+A log that cannot be written, because the disk is full or the reader of a pipe went away, loses lines and never stops
+the program: evidence is not kept here, and a daemon that dies of its own log keeps none.
+
 An event name is a constant `noun.past_verb`; each package declares its own in `log_events.py`. Secrets, keys and raw
 bytes of attackers are never values: `shown` makes foreign text safe to print.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -38,7 +43,7 @@ def configure(role: str, *, level: str, file: Path | None = None) -> None:
     if file is not None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            out = file.open("a", encoding="utf-8", buffering=1)
+            out = file.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
         except OSError as cause:
             raise ConfigError(
                 f"Cannot write the log {file}: {cause.strerror}", "Correct log-directory, or set log-output = stderr."
@@ -51,16 +56,16 @@ def configure(role: str, *, level: str, file: Path | None = None) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            _Role(role),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Forgiving(out))),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(role=role)
     logging.basicConfig(handlers=[_ToStructlog()], level=logging.WARNING, force=True)
 
 
@@ -68,6 +73,32 @@ def shown(data: bytes | str, limit: int = 80) -> str:
     """Make foreign bytes safe to log: printable ASCII only, bounded."""
     text = data.decode("latin-1") if isinstance(data, bytes) else data
     return ascii(text[:limit])[1:-1] + ("…" if len(text) > limit else "")
+
+
+class _Role:
+    """Names the process in every line, whichever thread or task writes it."""
+
+    def __init__(self, role: str) -> None:
+        self._role = role
+
+    def __call__(self, _logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        line.setdefault("role", self._role)
+        return line
+
+
+class _Forgiving:
+    """A text stream whose failures to write are nobody's business."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._out.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._out.flush()
 
 
 def _dumps(value: Any, **options: Any) -> str:
