@@ -16,8 +16,9 @@ from decnet_core.errors import DecnetError, ExitCode
 
 def run_program(main: Callable[[], int | None]) -> NoReturn:
     """Call main and end the process with what it means to a shell."""
+    code: int
     try:
-        code = main() or ExitCode.OK
+        code = _returned_by(main)
         sys.stdout.flush()
     except DecnetError as error:
         print_error(error)
@@ -29,6 +30,16 @@ def run_program(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     sys.exit(int(code))
+
+
+def _returned_by(main: Callable[[], int | None]) -> int:
+    try:
+        return main() or ExitCode.OK
+    except SystemExit as end:  # how argument parsers end, after `--help` too
+        if isinstance(end.code, str):
+            sys.stderr.write(f"{end.code}\n")
+            return ExitCode.FAILED
+        return end.code or ExitCode.OK
 
 
 def print_error(error: DecnetError) -> None:
