@@ -2,8 +2,8 @@
 
 A child that dies is started again after a delay that doubles from `FIRST_DELAY_SECS` to `LONGEST_DELAY_SECS` and
 starts anew once it has run for `STEADY_SECS`. A child that ends with a code that restarting cannot mend (usage,
-trust, configuration, a port in use) ends the whole: waiting would hide it. `optional` children are given up
-instead, with a log line.
+trust, configuration, a port in use), or whose program is missing, ends the whole: waiting would hide it. `optional`
+children are given up instead, with a log line.
 
 It does not redirect output: children write to the supervisor's standard error, whose lines carry their role.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -33,6 +34,8 @@ CONFLICT_ATTEMPTS = 5
 """A port in use may still belong to the child of a supervisor that was killed and is just ending: about six seconds."""
 
 _HOPELESS = frozenset({ExitCode.USAGE, ExitCode.TRUST, ExitCode.CONFIG})
+_NO_SUCH_PROGRAM = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC, errno.ELOOP})
+"""Why a program cannot be started however often it is tried; a lack of memory or processes passes."""
 
 log = structlog.get_logger()
 
@@ -79,7 +82,11 @@ async def keep_running(child: Child, environment: Mapping[str, str] | None = Non
 async def _run_once(child: Child, environment: Mapping[str, str] | None) -> int:
     surroundings = {**os.environ, **(environment or {}), SUPERVISOR_PID: str(os.getpid())}
     surroundings.pop("NOTIFY_SOCKET", None)  # the manager hears from the supervisor alone
-    process = await asyncio.create_subprocess_exec(*child.argv, env=surroundings, stdin=asyncio.subprocess.DEVNULL)
+    try:
+        process = await asyncio.create_subprocess_exec(*child.argv, env=surroundings, stdin=asyncio.subprocess.DEVNULL)
+    except OSError as cause:
+        log.warning("child.start_failed", child=child.name, program=child.argv[0], reason=cause.strerror)
+        return ExitCode.CONFIG if cause.errno in _NO_SUCH_PROGRAM else ExitCode.UNAVAILABLE
     log.info("child.started", child=child.name, pid=process.pid)
     try:
         return await process.wait()
