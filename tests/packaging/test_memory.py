@@ -27,6 +27,7 @@ def test_an_idle_updater_is_small(wheels, tmp_path):
         "DECNET_CONFIG": str(tmp_path / "decnet.ini"),
         "DECNET_DATA_DIRECTORY": str(tmp_path),
         "DECNET_UPDATER_ADDRESS": "127.0.0.1:0",
+        "PYTHONDONTWRITEBYTECODE": "",
     }
     command = [str(wheels.environment("decnet-updater").folder / "bin" / "decnet-updater"), "serve"]
     # Once to have its bytecode written, as an installation leaves it; the second run is the one that lasts.

@@ -31,4 +31,4 @@ def watchdog_interval_secs() -> float | None:
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     usec = os.environ.get("WATCHDOG_USEC", "")
-    return int(usec) / 2_000_000 if usec.isdigit() and int(usec) > 0 else None
+    return int(usec) / 2_000_000 if usec.isdecimal() and int(usec) > 0 else None
