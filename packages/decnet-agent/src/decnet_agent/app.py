@@ -44,6 +44,7 @@ from decnet_agent.host_keys import HostKeys
 from decnet_agent.http_server import serve
 from decnet_agent.image_contexts import ImageContexts
 from decnet_agent.labels import LABEL_DECKY
+from decnet_agent.memory import give_back
 from decnet_agent.network_facts import network_facts
 from decnet_agent.settings import AgentSettings
 from decnet_agent.state import StateFile
@@ -141,6 +142,7 @@ class App:
         def up() -> None:
             log.info("agent.started", host=self.agent.host, address=self.settings.agent_address, version=__version__)
             ready.one_more()
+            give_back()
 
         async def reapply() -> None:
             await self.agent.reapply()

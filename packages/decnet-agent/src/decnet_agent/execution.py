@@ -21,6 +21,7 @@ from decnet_core.fleet import DeckyPhase, DeckySpec, DeckyState, Shard, ShardRep
 from decnet_agent.engine import Engine
 from decnet_agent.furnishing import ArchiveEntry, Image, furnish
 from decnet_agent.host_keys import HostKeys
+from decnet_agent.memory import give_back
 from decnet_agent.passwords import hash_password
 from decnet_agent.planning import (
     Assignment,
@@ -128,6 +129,7 @@ class Executor:
             failures = await self._do(plan, shard.generation, facts)
             self._consoles.look()
             after = await self._call(self._engine.world, sets)
+            give_back()
             return _report(self._host, shard, plan, failures, before=before, after=after)
 
     async def _do(self, plan: Plan, generation: int, facts: NetworkFacts) -> dict[str, str]:

@@ -45,6 +45,13 @@ class NetworkFacts:
         """Tell whether a decky may have the address."""
         return address in self.subnet and not self._is_reserved(address)
 
+    @property
+    def router(self) -> IPv4Address | None:
+        """The address that Docker gives to the router of the network, whether there is one or not."""
+        if self.gateway is not None or self.subnet.num_addresses == 1:
+            return self.gateway
+        return self.subnet[0 if self.subnet.prefixlen == 31 else 1]
+
     def free_addresses(self) -> Iterator[IPv4Address]:
         """Every address that a decky without one may get, lowest first."""
         for address in self.ip_range or self.subnet:
@@ -54,7 +61,7 @@ class NetworkFacts:
     def _is_reserved(self, address: IPv4Address) -> bool:
         point_to_point = self.subnet.prefixlen >= 31  # RFC 3021: no network and no broadcast address
         ends = () if point_to_point else (self.subnet.network_address, self.subnet.broadcast_address)
-        return address in ends or address == self.gateway or address in self.own
+        return address in ends or address == self.router or address in self.own
 
 
 @dataclass(frozen=True, slots=True)

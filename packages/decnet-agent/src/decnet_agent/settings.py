@@ -30,7 +30,7 @@ class AgentSettings(RoleSettings):
     subnet: IPv4Network | None = None
     """That LAN's subnet."""
     gateway: IPv4Address | None = None
-    """That LAN's router; None gives the deckies no default route."""
+    """That LAN's router; None counts the first address of the subnet as such: Docker gives every network one."""
     ip_range: IPv4Network | None = None
     """The part of the subnet that deckies without a fixed address take theirs from; None is the whole subnet."""
     network_name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$")] = "decoy-lan"
