@@ -123,7 +123,8 @@ def event_from_json(source: str, data: object) -> Event:
         and all(data[key] is None or type(data[key]) is int for key in _OPTIONAL_NUMBERS)
         and isinstance(fields, dict)
         and all(isinstance(value, str) for value in fields.values())
-        and data["trust"] in {trust.value for trust in Trust}
+        and isinstance(data["trust"], str)
+        and data["trust"] in set(Trust)
     )
     if not fits:
         raise RemoteProtocolError("An event on the evidence channel has a member of the wrong kind")
@@ -168,42 +169,59 @@ async def serve_evidence(
         Unavailable: the socket cannot be made.
         DecnetError: what `append` raised, after the sensors were hung up on: the collector is broken.
     """
-    broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    sensors: set[asyncio.Task[None]] = set()
-
-    async def one_sensor(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if len(sensors) >= MAX_SENSORS or task is None or not _is_ours(writer):
-            log.warning("evidence.sensor_refused")
-            writer.close()
-            return
-        sensors.add(task)
-        if connected:
-            connected(len(sensors))
-        try:
-            await _receive(reader, writer, last_cursor, append)
-        except (RemoteProtocolError, ConnectionError, asyncio.IncompleteReadError, ValueError) as cause:
-            # ValueError is what asyncio's reader makes of a line beyond its limit.
-            log.warning("evidence.sensor_lost", reason=str(cause) or type(cause).__name__)
-        except DecnetError as cause:
-            if not broken.done():
-                broken.set_exception(cause)
-        finally:
-            sensors.discard(task)
-            if connected:
-                connected(len(sensors))
-            writer.close()
-
-    server = await asyncio.start_unix_server(one_sensor, sock=_listen(path), limit=MAX_LINE_BYTES)
+    sensors = _Sensors(last_cursor, append, connected)
+    server = await asyncio.start_unix_server(sensors.serve, sock=_listen(path), limit=MAX_LINE_BYTES)
     try:
         if ready:
             ready()
-        await broken
+        await sensors.broken
     finally:
         server.close()
-        for task in sensors:
+        await sensors.hang_up()
+
+
+class _Sensors:
+    """The connections of the collector's end."""
+
+    def __init__(self, last_cursor: LastCursor, append: Append, connected: Callable[[int], None] | None) -> None:
+        self._last_cursor, self._append, self._connected = last_cursor, append, connected
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Gets the error of an `append` that failed."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        if len(self._tasks) >= MAX_SENSORS or task is None or not _is_ours(writer):
+            log.warning("evidence.sensor_refused")
+            writer.close()
+            return
+        self._tasks.add(task)
+        self._tell()
+        try:
+            await _receive(reader, writer, self._last_cursor, self._append)
+        except (RemoteProtocolError, OSError, ValueError) as cause:  # TimeoutError is an OSError
+            # ValueError is what asyncio's reader makes of a line beyond its limit.
+            log.warning("evidence.sensor_lost", reason=str(cause) or type(cause).__name__)
+        except DecnetError as cause:
+            if not self.broken.done():
+                self.broken.set_exception(cause)
+        except asyncio.CancelledError:
+            # Only the end of the server cancels us, and asyncio's own callback cannot take a cancelled task.
+            log.debug("evidence.sensor_lost", reason="the collector ends")
+        finally:
+            self._tasks.discard(task)
+            self._tell()
+            writer.close()
+
+    async def hang_up(self) -> None:
+        """End all connections."""
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*sensors, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _tell(self) -> None:
+        if self._connected:
+            self._connected(len(self._tasks))
 
 
 def _listen(path: Path) -> socket.socket:
@@ -324,7 +342,7 @@ class EvidenceSender:
         while True:
             try:
                 await self._one_connection()
-            except (OSError, TimeoutError, RemoteProtocolError, ValueError) as cause:
+            except (OSError, RemoteProtocolError, ValueError) as cause:  # TimeoutError is an OSError
                 log.debug("evidence.collector_missing", reason=type(cause).__name__)
             await asyncio.sleep(RETRY_SECS)
 
@@ -353,15 +371,26 @@ class EvidenceSender:
                 answer = decode(await reader.readline())
             self._acknowledged(answer.get("cursor") or "0")
             log.info("evidence.collector_connected")
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._send(writer))
-                group.create_task(self._hear(reader))
-        except* (OSError, RemoteProtocolError, ValueError) as lost:  # TimeoutError is an OSError
-            raise ConnectionError("The collector went away") from lost.exceptions[0]
+            await self._until_lost(reader, writer)
         finally:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+    async def _until_lost(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Send and hear side by side until either fails.
+
+        A task group would do, but CPython 3.11's forgets a cancellation that comes in the turn in which a child fails.
+        """
+        tasks = [asyncio.create_task(self._send(writer)), asyncio.create_task(self._hear(reader))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _send(self, writer: asyncio.StreamWriter) -> None:
         self._unsent = deque(self._waiting)
