@@ -1,7 +1,7 @@
 """Give memory back to the system that a burst of work has left in the allocator.
 
-Starting (building the routes' models) and applying a shard (the Docker library, archives) leave megabytes of free memory
-that glibc keeps for later; an agent is idle for days, beside deckies that could use them.
+Starting (building the routes' models) and applying a shard (the Docker library, archives) leave megabytes of free
+memory that glibc keeps for later; an agent is idle for days, beside deckies that could use them.
 """
 
 from __future__ import annotations
