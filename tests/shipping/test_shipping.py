@@ -326,6 +326,16 @@ async def test_the_books_and_the_role_decide_who_ships(place: Place) -> None:
     assert batches(place.journal) == []
 
 
+async def test_a_host_that_is_retired_loses_its_live_connection(place: Place) -> None:
+    async with receiving(place, limits=ServerLimits(recheck_secs=0.02, tick_secs=0.01)) as master:
+        peer = await Peer.dial(master, shipper_context(place))
+        peer.send(encode_control(Hello(STREAM)))
+        await peer.expect(encode_control(Resume(0)))
+        master.books.active.clear()
+        await peer.expect(encode_control(Refuse(Reason.HOST)))
+        await peer.ended()
+
+
 async def test_connections_of_one_peer_are_bounded(place: Place) -> None:
     async with receiving(place, limits=ServerLimits(connections_per_peer=1)) as master:
         first = await Peer.dial(master, shipper_context(place))

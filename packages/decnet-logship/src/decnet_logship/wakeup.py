@@ -22,7 +22,7 @@ _IN_MODIFY, _IN_MOVED, _IN_CREATE = 0x2, 0x40 | 0x80, 0x100
 _READ_BYTES = 1 << 16
 
 
-async def watch(folder: Path, wake: Callable[[], None]) -> None:
+async def watch(folder: Path, wake: Callable[[], None], safety_secs: float = SAFETY_SECS) -> None:
     """Call `wake` after each change in the folder, for ever."""
     loop = asyncio.get_running_loop()
     while True:
@@ -42,7 +42,7 @@ async def watch(folder: Path, wake: Callable[[], None]) -> None:
             subscribed_to = _inode(folder)
             while _inode(folder) == subscribed_to is not None:
                 wake()
-                await asyncio.sleep(SAFETY_SECS)
+                await asyncio.sleep(safety_secs)
         finally:
             loop.remove_reader(descriptor)
             os.close(descriptor)

@@ -2,7 +2,7 @@
 
 Invariants
 - A peer is heard only after its certificate verified, names a logship, and its host is active in the store; the last
-  is asked again for each stream and every `RECHECK_SECS`, so that decommissioning ends live connections too.
+  is asked again for each stream and every `recheck_secs`, so that decommissioning ends live connections too.
 - Of one (identity, stream) the newest connection ships; the older one is shut out at once, and the newer one learns
   its offset only after the older one's blocks are decided.
 - Handshakes under way, connections, connections of one peer and blocks in memory are bounded. Beyond the handshakes'
@@ -32,8 +32,6 @@ from decnet_master.listener.committer import Committer
 from decnet_master.listener.connection import Connection
 from decnet_master.listener.plain import PlainConnection
 
-RECHECK_SECS = 30.0
-TICK_SECS = 1.0
 STORE_SECS = 10.0
 """How long the database may take to say whether a host is active."""
 
@@ -52,6 +50,8 @@ class ServerLimits:
         connections_per_peer: one ships, some may linger half-open after network faults.
         handshakes: under way at a time; each is a millisecond of CPU and up to `handshake_secs` of waiting.
         handshake_secs: a handshake takes milliseconds, over a bad mobile link a second or two.
+        recheck_secs: how often the store is asked again about the hosts of live connections.
+        tick_secs: how often time passes for a connection.
         plain_message_bytes: the longest message of a plain RFC 5425 sender (its own default is 8 KiB).
     """
 
@@ -60,6 +60,8 @@ class ServerLimits:
     handshakes: int = 256
     handshake_secs: float = 15.0
     plain_message_bytes: int = 64 << 10
+    recheck_secs: float = 30.0
+    tick_secs: float = 1.0
 
 
 @dataclass(slots=True)
@@ -109,11 +111,11 @@ class Server:
         """Let time pass for all connections, and look again whether their hosts are active."""
         checked_at = time.monotonic()
         while True:
-            await asyncio.sleep(TICK_SECS)
+            await asyncio.sleep(self._limits.tick_secs)
             now = time.monotonic()
             for connection in list(self._connections):
                 connection.tick(now)
-            if now - checked_at >= RECHECK_SECS:
+            if now - checked_at >= self._limits.recheck_secs:
                 checked_at = now
                 for connection in list(self._connections):
                     await self._recheck(connection)
