@@ -1,0 +1,70 @@
+"""Group commit: who is told what, and that one bad block or a cancellation harms nobody else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from decnet_master.journal.record import Block
+from decnet_master.journal.writer import JournalWriter
+from decnet_master.listener.committer import Committer
+
+from tests.journal.blocks import SENDER, block
+from tests.shipping.receiving import reached
+
+
+class Owner:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+        self.rejected: list[int] = []
+
+    def submit(self, committer: Committer, *blocks: Block) -> None:
+        for made in blocks:
+            committer.submit(made, lambda one: self.done.append(one.end), lambda one: self.rejected.append(one.start))
+
+
+@asynccontextmanager
+async def committing(writer: JournalWriter) -> AsyncIterator[Committer]:
+    committer = Committer(writer)
+    task = asyncio.create_task(committer.run())
+    try:
+        yield committer
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        writer.close()
+
+
+async def test_blocks_of_one_group_are_told_with_the_last(tmp_path: Path) -> None:
+    async with committing(JournalWriter.open(tmp_path)) as committer:
+        one, other = Owner(), Owner()
+        one.submit(committer, block(0, b"a"), block(2, b"b"), block(4, b"c"))
+        other.submit(committer, block(0, b"x", stream="s2"))
+        assert committer.waiting_bytes == 8
+        await committer.settled((SENDER, "s1"))
+        await reached(lambda: (one.done, other.done) == ([6], [2]), "the last of each")
+        assert (committer.counts.appends, committer.counts.blocks, committer.waiting_bytes) == (1, 4, 0)
+        assert committer.durable_offset((SENDER, "s1")) == 6
+        await committer.settled((SENDER, "never heard of"))
+
+
+async def test_a_bad_block_is_rejected_alone(tmp_path: Path) -> None:
+    async with committing(JournalWriter.open(tmp_path)) as committer:
+        good, bad = Owner(), Owner()
+        good.submit(committer, block(0, b"a"))
+        bad.submit(committer, block(7, b"gap", stream="s2"))
+        good.submit(committer, block(2, b"b"))
+        await reached(lambda: bad.rejected == [7] and good.done[-1:] == [4], "both told")
+        assert bad.done == []
+
+
+async def test_a_cancelled_append_is_finished_before_the_writer_is_closed(tmp_path: Path) -> None:
+    async with committing(JournalWriter.open(tmp_path)) as committer:
+        Owner().submit(committer, block(0, *[b"x" * 1000] * 4000))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    writer = JournalWriter.open(tmp_path)
+    assert writer.durable_offset(SENDER, "s1") == 4_004_000
+    writer.close()
