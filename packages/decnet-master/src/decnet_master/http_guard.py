@@ -23,12 +23,12 @@ from email.utils import formatdate
 
 import structlog
 from decnet_core.errors import DecnetError, TrustError
-from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from decnet_master.problems import TooLarge, TooSlow, install, problem_of
+from decnet_master.http_app import answer_of
+from decnet_master.problems import TooLarge, TooSlow
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 """How a client on this machine writes this machine."""
@@ -55,18 +55,6 @@ class Bounds:
     body_secs: float = 10.0
 
 
-def bare_app() -> FastAPI:
-    """Make an application that answers errors with problems and tells nobody about itself: no pages, no telemetry."""
-    app = FastAPI(
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        telemetry={"tracing": False, "metrics": False, "logs": False},
-    )
-    install(app)
-    return app
-
-
 class Guard:
     """The outermost layer of an application."""
 
@@ -86,7 +74,7 @@ class Guard:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             refusal = self._refusal(headers)
             if refusal is not None:
-                return await problem_of(refusal, request_id)(scope, receive, answer)
+                return await answer_of(refusal, request_id)(scope, receive, answer)
             return await self._app(scope, _Body(receive, self._bounds).receive, answer)
 
     def _refusal(self, headers: Headers) -> DecnetError | None:

@@ -4,8 +4,7 @@ A problem holds `type` (`urn:decnet:problem:<kind>`), `title`, `status`, `detail
 and `request_id`. The kind names the error's class, so that `decnet-master`, asking the controller, ends with the same
 exit code as if it had met the error itself.
 
-Invariants: no input is quoted back (it may be a secret or an attacker's), and a fault of ours tells nothing but its
-request id; its traceback is in the log.
+No web framework is needed here, because the CLI reads problems too; `http_app` answers with them.
 
 Source: RFC 9457.
 """
@@ -13,16 +12,13 @@ Source: RFC 9457.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
 from decnet_core import errors
 from decnet_core.errors import DecnetError
 from decnet_core.logs import shown
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
 
 from decnet_master.planning import NoWorkers
 
@@ -68,15 +64,37 @@ _TABLE: tuple[tuple[type[DecnetError], HTTPStatus, str], ...] = (
 _RETRY_AFTER_SECS = 5
 
 
-def install(app: FastAPI) -> None:
-    """Make an application answer every error with a problem."""
-    app.add_exception_handler(DecnetError, _on_decnet_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(Exception, _on_bug)
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as it goes over the wire.
+
+    Attributes:
+        status: of the answer.
+        kind: the end of its type's URN.
+        detail: what happened.
+        advice: what to do.
+        headers: of the answer, beside its type.
+    """
+
+    status: HTTPStatus
+    kind: str
+    detail: str
+    advice: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def document(self, request_id: str) -> dict[str, Any]:
+        """Write the answer's body."""
+        return {
+            "type": TYPE_PREFIX + self.kind,
+            "title": self.status.phrase,
+            "status": int(self.status),
+            "detail": self.detail,
+            "advice": self.advice,
+            "request_id": request_id,
+        }
 
 
-def problem_of(error: DecnetError, request_id: str) -> Response:
+def problem_of(error: DecnetError) -> Problem:
     """Translate one of our errors."""
     status, kind = next((status, kind) for type_, status, kind in _TABLE if isinstance(error, type_))
     headers = {}
@@ -84,7 +102,7 @@ def problem_of(error: DecnetError, request_id: str) -> Response:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, errors.RetryLater):
         headers["retry-after"] = str(_RETRY_AFTER_SECS)
-    return _response(status, kind, error.message, advice=error.advice, request_id=request_id, headers=headers)
+    return Problem(status, kind, error.message, error.advice, headers)
 
 
 def error_of(status: int, document: Mapping[str, Any]) -> DecnetError:
@@ -96,56 +114,3 @@ def error_of(status: int, document: Mapping[str, Any]) -> DecnetError:
     by_status = next((type_ for type_, code, _ in reversed(_TABLE) if code == status), DecnetError)
     found = by_kind or by_status
     return NoWorkers() if found is NoWorkers else found(detail, advice)
-
-
-def request_id_of(request: Request) -> str:
-    """Return the id that the guard gave to this request."""
-    return str(getattr(request.state, "request_id", "-"))
-
-
-def _on_decnet_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, DecnetError)  # noqa: S101 -- how it was registered
-    return problem_of(error, request_id_of(request))
-
-
-def _on_invalid_request(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 -- how it was registered
-    faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5])
-    detail = shown(f"The request does not fit: {faults}", MAX_DETAIL_CHARS)
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    return _response(status, "bad-request", detail, advice="Correct the request.", request_id=request_id_of(request))
-
-
-def _on_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 -- how it was registered
-    status = HTTPStatus(error.status_code)
-    kind = "not-found" if status is HTTPStatus.NOT_FOUND else "bad-request"
-    detail = f"{status.phrase}: {error.detail}"
-    return _response(status, kind, detail, request_id=request_id_of(request), headers=dict(error.headers or {}))
-
-
-def _on_bug(request: Request, _error: Exception) -> Response:
-    detail = "Something in DECNET failed"
-    advice = "Look into the log of this process around this time."
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return _response(status, "failed", detail, advice=advice, request_id=request_id_of(request))
-
-
-def _response(
-    status: HTTPStatus,
-    kind: str,
-    detail: str,
-    *,
-    advice: str = "",
-    request_id: str,
-    headers: dict[str, str] | None = None,
-) -> Response:
-    document = {
-        "type": TYPE_PREFIX + kind,
-        "title": status.phrase,
-        "status": int(status),
-        "detail": detail,
-        "advice": advice,
-        "request_id": request_id,
-    }
-    return JSONResponse(document, status_code=status, headers=headers, media_type=MEDIA_TYPE)

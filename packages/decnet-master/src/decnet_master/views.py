@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from decnet_core.fleet import Account, Contract, DeckyPhase
 
-from decnet_master.store import Host, PlacedDecky
+if TYPE_CHECKING:  # the CLI reads these documents and needs no database for it
+    from decnet_master.store import Host, PlacedDecky
 
 
 class HostView(Contract):

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp
 from decnet_master.api import auth, events, health, stream
 from decnet_master.api.access import Access
 from decnet_master.api.fanout import Fanout
-from decnet_master.http_guard import Bounds, Guard, bare_app
+from decnet_master.http_app import bare_app
+from decnet_master.http_guard import Bounds, Guard
 from decnet_master.http_server import Limits
 from decnet_master.store import Store
 from decnet_master.views import DeckyList, HostList, decky_list, host_list

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from decnet_master.enrolment.registrar import Registrar
-from decnet_master.http_guard import Bounds, Guard, bare_app
+from decnet_master.http_app import bare_app
+from decnet_master.http_guard import Bounds, Guard
 from decnet_master.http_server import Limits
 from decnet_master.rate_limit import RateLimit
 

@@ -14,8 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import decnet_master
 from decnet_master.enrolment.tokens import TokenMint
-from decnet_master.http_guard import LOOPBACK_NAMES, Bounds, Guard, bare_app
-from decnet_master.problems import Unauthenticated, problem_of
+from decnet_master.http_app import answer_of, bare_app
+from decnet_master.http_guard import LOOPBACK_NAMES, Bounds, Guard
+from decnet_master.problems import Unauthenticated
 from decnet_master.store import Store
 from decnet_master.swarmctl import fleet, hosts
 from decnet_master.swarmctl.dispatch import Dispatcher
@@ -65,4 +66,4 @@ class _Secret:
         refusal = Unauthenticated(
             "The controller wants its secret", "Run decnet-master as a user who may read controller.secret."
         )
-        return await problem_of(refusal, scope["state"]["request_id"])(scope, receive, send)
+        return await answer_of(refusal, scope["state"]["request_id"])(scope, receive, send)
