@@ -1,6 +1,8 @@
 """Both ends as processes of their own, killed the hard way again and again while lines are written and files rotate."""
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -32,8 +34,8 @@ def listener(place: Place, port: int) -> Daemon:
     return Daemon(argv, log_path=place.folder / "listener.out", env=env)
 
 
-def logship(place: Place, port: int) -> Daemon:
-    env = environment(place, port) | {"DECNET_DATA_DIRECTORY": str(place.worker_data)}
+def logship(place: Place, port: int, more: dict[str, str] | None = None) -> Daemon:
+    env = environment(place, port) | {"DECNET_DATA_DIRECTORY": str(place.worker_data)} | (more or {})
     argv = [sys.executable, "-m", "decnet_logship", "serve"]
     return Daemon(argv, log_path=place.folder / "logship.out", env=env)
 
@@ -79,6 +81,38 @@ def written_bytes(log: Log) -> int:
 
 def arrived_bytes(place: Place) -> int:
     return sum(len(line) + 1 for lines in streams(place.journal).values() for line in lines)
+
+
+@pytest.mark.slow
+def test_a_link_that_swallows_everything_is_given_up(enrolled: Place) -> None:
+    """A stopped listener: its kernel goes on accepting bytes and connections, and nobody answers."""
+    place, port = enrolled, free_port()
+    log = Log(place.log_path)
+    patience = {"DECNET_ACK_TIMEOUT_SECS": "1", "DECNET_CONNECT_TIMEOUT_SECS": "1"}
+    with listener(place, port) as master, logship(place, port, patience) as worker:
+        worker.wait_for_line("stream.resumed")
+        os.kill(master.pid, signal.SIGSTOP)
+        log.write(b"into the void")
+        worker.wait_for_line("acknowledged nothing.*connection.failed")
+        worker.wait_for_line("no answer in time.*connection.failed")
+        os.kill(master.pid, signal.SIGCONT)
+        worker.wait_until(lambda: streams(place.journal) == log.written, "the line")
+
+
+@pytest.mark.slow
+def test_a_damaged_hint_is_only_a_hint(enrolled: Place) -> None:
+    place, port = enrolled, free_port()
+    log = Log(place.log_path)
+    state = place.worker_data / "logship" / "state.json"
+    with listener(place, port) as master:
+        master.wait_for_line("listener.started")
+        for hint in (b"", b"{", b'{"acked": 7}', b'{"acked": {"%s": 999999}}' % log.generation.encode()):
+            state.parent.mkdir(exist_ok=True)
+            state.write_bytes(hint)
+            with logship(place, port) as worker:
+                log.write(b"with the hint " + hint)
+                worker.wait_until(lambda: streams(place.journal) == log.written, "the line")
+        assert "stream.went_back" in worker.log_text()
 
 
 @pytest.mark.slow
