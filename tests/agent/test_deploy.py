@@ -165,6 +165,25 @@ def test_each_line_once_over_a_kill_of_the_agent(worker, deployed, lan, lab_engi
     assert said == sum(users.values())
 
 
+def test_each_line_once_over_a_restart_of_the_decky(worker, deployed, lan, lab_engine):
+    client = lab_engine.client()
+    try:
+        container = client.containers.get(deployed["mail02"]["container"])
+        for number in range(3):
+            attempt(lan, worker, deployed["mail02"]["ip"], f"life{number}", "x")
+            container.restart(timeout=1)
+        attempt(lan, worker, deployed["mail02"]["ip"], "life3", "x")
+        wait_for_event(worker, "login.failed", user="life3")
+        console = container.logs(timestamps=True).split(b"\n")
+    finally:
+        client.close()
+    users = Counter(event.fields["user"] for event in worker.events() if event.event_type == "login.failed")
+    assert [users[f"life{number}"] for number in range(4)] == [1, 1, 1, 1]
+    ours = [event for event in worker.events() if event.source == f"container:{deployed['mail02']['container']}"]
+    said = [line for line in console if line.partition(b" ")[2].strip()]
+    assert abs(len(said) - len(ours)) <= 2, "the last lines may still be on their way"
+
+
 def test_teardown_removes_and_keeps_the_last_words(worker, deployed, lan):
     assert attempt(lan, worker, deployed["files01"]["ip"], "root", "toor", "logger -t mark last-words")
     report = worker.deploy(shard(3, "mail02"), "/teardown")

@@ -7,7 +7,7 @@ import resource
 import select
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,10 +18,18 @@ from decnet_core.errors import ConfigError, Conflict, RetryLater
 from decnet_core.events import Event, EventType, Trust, cursor_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from tests.agent.worker import read_events
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def said() -> Iterator[list[dict[str, object]]]:
+    """Our own log lines, kept from standard output, which a limit on file sizes would hit as well."""
+    with capture_logs() as lines:
+        yield lines
 
 
 def event(source: str, number: int, text: str = "words") -> Event:
@@ -90,6 +98,20 @@ def test_rotation_keeps_all_and_every_cursor(tmp_path):
     log = open_log(tmp_path)
     assert [log.cursor(f"s{number}") for number in range(3)] == ["48.0", "49.0", "47.0"]
     log.close()
+
+
+def test_a_file_that_the_shipper_removed_takes_no_cursor_along(tmp_path):
+    log = open_log(tmp_path)
+    log.append([event("a", 1), event("a", 2)])
+    log.checkpoint_if_moved()
+    log.close()
+    # a crash in the middle of a rotation, after which the shipper had its time
+    (tmp_path / "log/events.log").unlink()
+    log = open_log(tmp_path)
+    assert log.cursor("a") == "2.0"
+    log.append([event("a", 2), event("a", 3)])
+    log.close()
+    assert collected(tmp_path) == [("a", "3.0")]
 
 
 def test_there_is_one_writer(tmp_path):
@@ -205,8 +227,9 @@ def test_a_full_disk_keeps_whole_lines_and_the_rest_for_later(tmp_path):
 
 WRITER = """
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
+import structlog
+structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 from tests.agent.test_event_log import event, open_log
 log = open_log(Path(sys.argv[1]), 20_000)
 number = int((log.cursor("a") or "0.0").split(".")[0])
@@ -218,6 +241,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_writer(tmp_path):
     for round_number in range(4):
         writer = subprocess.Popen(

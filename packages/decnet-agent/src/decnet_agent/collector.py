@@ -58,6 +58,9 @@ class Collector:
         self._followers: dict[str, _Follower] = {}
         self._written: bytes | None = None
         self._look_now = asyncio.Event()
+        self._looked = asyncio.Condition()
+        self._looks_begun = 0
+        self._looks_done = 0
 
     def look(self) -> None:
         """Look at the engine at once: something was started or stopped."""
@@ -65,12 +68,12 @@ class Collector:
 
     async def drained(self, container: str, timeout_secs: float) -> bool:
         """Wait until all that a stopped container said is in the log; False when it took too long."""
-        follower = self._followers.get(container)
-        if follower is None:
-            return True
         try:
             async with asyncio.timeout(timeout_secs):
-                await follower.at_end.wait()
+                await self._look_again()
+                follower = self._followers.get(container)
+                if follower is not None:
+                    await follower.at_end.wait()
         except TimeoutError:
             return False
         return True
@@ -94,7 +97,16 @@ class Collector:
                     pass
                 self._look_now.clear()
 
+    async def _look_again(self) -> None:
+        """Wait for a look that begins after now: a container may be younger than the last one."""
+        wanted = self._looks_begun + 1
+        self.look()
+        async with self._looked:
+            await self._looked.wait_for(lambda: self._looks_done >= wanted)
+
     async def _look(self, group: asyncio.TaskGroup) -> None:
+        self._looks_begun += 1
+        this = self._looks_begun
         seen = {container.id: container for container in await self._watch.containers(LABEL_DECKY)}
         for container in seen.values():
             follower = self._followers.get(container.id)
@@ -106,6 +118,9 @@ class Collector:
                 follower.see(running=container.running)
         for container_id in self._followers.keys() - seen.keys():
             self._followers.pop(container_id).gone()
+        async with self._looked:
+            self._looks_done = this
+            self._looked.notify_all()
         await self._tell_taps(seen.values())
 
     async def _tell_taps(self, seen: Iterable[SeenContainer]) -> None:

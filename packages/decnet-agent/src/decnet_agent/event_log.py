@@ -192,7 +192,9 @@ class EventLog:
         if current is not None:
             files.append((current, self._path))
         start, generations = 0, [generation for generation, _ in files]
-        if checkpoint is not None and checkpoint[0] in generations:
+        if checkpoint is not None and checkpoint[0] not in generations:
+            self._cursors = checkpoint[2]  # the master has that file whole, and the shipper removed it
+        elif checkpoint is not None:
             index = generations.index(checkpoint[0])
             if files[index][1].stat().st_size >= checkpoint[1]:
                 files, start = files[index:], checkpoint[1]
@@ -257,15 +259,16 @@ class EventLog:
         batch: dict[str, str] = {}
         for event in events:
             known = batch.get(event.source) or self._cursors.get(event.source)
-            if known is not None and cursor_key(event.cursor) <= cursor_key(known):
-                continue
-            batch[event.source] = event.cursor
             try:
+                if known is not None and cursor_key(event.cursor) <= cursor_key(known):
+                    continue
+                cursor_key(event.cursor)
                 line = encode(to_syslog(event)) + b"\n"
-            except LocalProtocolError as error:
+            except (LocalProtocolError, RemoteProtocolError) as error:
                 # A bug of ours must not stop the evidence behind it.
                 log.warning("event.refused", source=event.source, event_type=event.event_type, reason=error.message)
                 continue
+            batch[event.source] = event.cursor
             lines.append((line, event.source, event.cursor))
         return lines
 
