@@ -2,7 +2,6 @@
 
 LOG_EVENTS: dict[str, str] = {
     "agent.started": "the agent answers the master",
-    "agent.joined": "this host got its identities from the master",
     "call.refused": "someone who is not the master called the agent",
     "call.failed": "a call of the master failed",
     "console.lines_lost": "a decky's console could not be read completely; an evidence.dropped event says so too",
