@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -25,7 +26,9 @@ EXPOSURE = {
 """Tenths of what `systemd-analyze security` may say: 0 is shut in, 100 is root as it is without a unit."""
 
 ANALYZE = shutil.which("systemd-analyze")
-needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="missing: systemd-analyze. Install systemd.")
+needs_systemd = pytest.mark.skipif(
+    ANALYZE is None and os.environ.get("CI") != "true", reason="missing: systemd-analyze. Install systemd."
+)
 
 
 class Unit(configparser.RawConfigParser):
@@ -58,6 +61,7 @@ def installed(tmp_path):
 
 
 def analyze(*arguments):
+    assert ANALYZE is not None, "missing: systemd-analyze. Install systemd."
     command = [ANALYZE, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
