@@ -19,7 +19,7 @@ BASH = Path("/bin/bash")
 def _offset(path: Path, name: str) -> int:
     fd = os.open(path, os.O_RDONLY)
     try:
-        return elf.function_offset(fd, name)
+        return elf.find_function(fd, name).offset
     finally:
         os.close(fd)
 

@@ -57,6 +57,18 @@ class Assembler:
         """Write a constant to memory."""
         self._add(0x62 | _SIZES[size], base, 0, offset, value)
 
+    def add_register(self, to: int, source: int) -> None:
+        """Add another register."""
+        self._add(0x0F, to, source, 0, 0)
+
+    def shift_left(self, to: int, bits: int) -> None:
+        """Shift left."""
+        self._add(0x67, to, 0, 0, bits)
+
+    def shift_right(self, to: int, bits: int, *, signed: bool) -> None:
+        """Shift right, filling with the sign or with zeros."""
+        self._add(0xC7 if signed else 0x77, to, 0, 0, bits)
+
     def atomic_add(self, base: int, offset: int, source: int) -> None:
         """Add a register to 8 bytes of memory, atomically."""
         self._add(0xDB, base, source, offset, 0)

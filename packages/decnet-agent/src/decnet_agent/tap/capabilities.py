@@ -65,7 +65,7 @@ def _uprobes() -> None:
         program = kernel.load_uprobe_program(code)
         # No process runs the header's bytes, so this attachment never fires.
         for descriptor in (
-            *kernel.attach_uprobe(program, f"/proc/self/fd/{fd}", 0, at_return=False, cookie=0),
+            *kernel.attach_uprobe(program, f"/proc/self/fd/{fd}", 0, cookie=0),
             program,
         ):
             os.close(descriptor)

@@ -21,7 +21,7 @@ MAX_SYMBOLS_BYTES = 16 << 20
 """One symbol or string table; libc's are 150 KiB."""
 
 _SHT_DYNSYM = 11
-_STT_FUNC = 2
+_STT_OBJECT, _STT_FUNC = 1, 2
 _PT_LOAD = 1
 _PF_X = 1
 
@@ -38,27 +38,51 @@ class _Elf:
     segments: list[tuple[int, ...]]
 
 
-def function_offset(fd: int, name: str) -> int:
-    """Find the file offset of an exported function.
+@dataclass(frozen=True, slots=True)
+class Function:
+    """Where a function lies: in the file, and as an address of the file's own layout; and its first bytes."""
+
+    offset: int
+    address: int
+    code: bytes
+
+
+def find_function(fd: int, name: str, *, code_bytes: int = 16) -> Function:
+    """Find an exported function.
 
     Args:
         fd: readable regular file; its position is not used.
         name: the symbol, without a version.
+        code_bytes: how much of the function to read; a shorter file gives less.
 
     Raises:
         NotFound: the file exports no such function.
         RemoteProtocolError: it is not such an ELF file, or it is damaged.
     """
     elf = _open(fd)
+    address = _address(elf, name, _STT_FUNC)
+    offset = _file_offset(elf, address)
+    try:
+        return Function(offset, address, os.pread(fd, code_bytes, offset))
+    except (OSError, OverflowError) as cause:
+        raise RemoteProtocolError("The ELF file's function cannot be read") from cause
+
+
+def variable_address(fd: int, name: str) -> int:
+    """Find an exported variable's address in the file's own layout; raises as `find_function`."""
+    return _address(_open(fd), name, _STT_OBJECT)
+
+
+def _address(elf: _Elf, name: str, kind: int) -> int:
     wanted = name.encode("ascii") + b"\0"
     for section in elf.sections:
         if section[1] != _SHT_DYNSYM:
             continue
         strings = _table(elf, section[6])
         for name_at, info, _, section_index, value, _ in _SYMBOL.iter_unpack(_whole(elf, section)):
-            if info & 0xF == _STT_FUNC and section_index and strings.startswith(wanted, name_at):
-                return _file_offset(elf, value)
-    raise NotFound(f"The file exports no function {name}", "It may be another build of the program.")
+            if info & 0xF == kind and section_index and strings.startswith(wanted, name_at):
+                return int(value)
+    raise NotFound(f"The file exports no {name}", "It may be another build of the program.")
 
 
 def _open(fd: int) -> _Elf:

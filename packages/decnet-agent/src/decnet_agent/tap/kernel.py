@@ -117,15 +117,14 @@ def load_uprobe_program(code: bytes) -> int:
     return _load(_KPROBE, code)
 
 
-def attach_uprobe(program: int, path: str, offset: int, *, at_return: bool, cookie: int) -> list[int]:
+def attach_uprobe(program: int, path: str, offset: int, *, cookie: int) -> list[int]:
     """Run a loaded program whenever any process executes this place of a file, until the descriptors are closed.
 
     Args:
         program: descriptor of the program.
         path: the file; the probe sticks to its inode.
-        offset: in the file, of the function's first instruction.
-        at_return: run when the function returns instead.
-        cookie: number that the program can ask for.
+        offset: in the file, of an instruction.
+        cookie: 64-bit number that the program can ask for.
 
     Raises:
         Unavailable: the kernel refused.
@@ -136,9 +135,7 @@ def attach_uprobe(program: int, path: str, offset: int, *, at_return: bool, cook
         raise Unavailable("The kernel has no uprobes", _ADVICE) from cause
     name = ctypes.create_string_buffer(os.fsencode(path))
     disabled = 1
-    attributes = struct.pack(
-        "=IIQQQQQIIQQ", kind, 72, int(at_return), 0, 0, 0, disabled, 0, 0, ctypes.addressof(name), offset
-    )
+    attributes = struct.pack("=IIQQQQQIIQQ", kind, 72, 0, 0, 0, 0, disabled, 0, 0, ctypes.addressof(name), offset)
     everyone, first_cpu, no_group = -1, 0, -1  # a uprobe fires on every processor, whichever the event names
     event = _syscall(
         _SYSCALLS[machine()][1], attributes, everyone, first_cpu, no_group, _PERF_FLAG_CLOEXEC, attributes_first=True

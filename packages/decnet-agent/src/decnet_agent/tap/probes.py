@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
-from decnet_core.errors import DecnetError, Unavailable
+from decnet_core.errors import DecnetError, NotFound, Unavailable
 
 from decnet_agent.tap import btf, elf, kernel, programs, rooted
+from decnet_agent.tap.quiet import PROLOGUE_BYTES, quiet_distance
 from decnet_agent.tap.ring import Ring
 
 RING_BYTES = 4 << 20
@@ -35,14 +36,15 @@ class _Place:
     paths: tuple[str, ...]
     function: str
     program: str
-    at_return: bool = False
+    variable: str | None = None
+    """What the program reads, by its distance from the probed place."""
 
 
 _BASH = ("/usr/bin/bash", "/bin/bash")
 _PAM = tuple(f"{folder}/libpam.so.0" for folder in _LIBRARIES)
 _PLACES = (
-    _Place(_BASH, "readline", "prompted"),
-    _Place(_BASH, "readline", "entered", at_return=True),
+    _Place(_BASH, "rl_set_prompt", "prompted"),
+    _Place(_BASH, "rl_clear_signals", "entered", variable="rl_line_buffer"),
     _Place(_PAM, "pam_start", "pam_user"),
     _Place(_PAM, "pam_set_item", "pam_item"),
 )
@@ -140,13 +142,15 @@ class KernelProbes:
             log.warning("tap.probed_file_changed", decky=decky, file=place.paths[0])
             _close_all(before.descriptors)
         try:
-            offset = elf.function_offset(fd, place.function)
+            function = elf.find_function(fd, place.function, code_bytes=PROLOGUE_BYTES)
+            skip = _quiet(function, place)
+            address = elf.variable_address(fd, place.variable) if place.variable else function.address + skip
+            distance = address - function.address - skip
             attachment.descriptors += kernel.attach_uprobe(
                 self._programs[place.program],
                 f"/proc/self/fd/{fd}",
-                offset,
-                at_return=place.at_return,
-                cookie=namespace,
+                function.offset + skip,
+                cookie=(distance & 0xFFFFFFFF) << 32 | namespace,
             )
         except DecnetError as cause:
             log.warning("tap.probe_failed", decky=decky, file=place.paths[0], reason=cause.message)
@@ -164,6 +168,13 @@ def kernel_types() -> bytes:
         raise Unavailable(
             "The kernel does not describe its types (BTF)", "Use a kernel with CONFIG_DEBUG_INFO_BTF."
         ) from cause
+
+
+def _quiet(function: elf.Function, place: _Place) -> int:
+    skip = quiet_distance(function.code) if kernel.machine() == "x86_64" else None
+    if skip is None:
+        raise NotFound(f"{place.function} cannot be probed without a trace in the decky", "It goes unprobed.")
+    return skip
 
 
 def _open_first(pid1: int, paths: tuple[str, ...]) -> tuple[int, str]:

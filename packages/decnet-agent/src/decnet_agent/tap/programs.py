@@ -9,15 +9,16 @@ taken in the same moment. Nothing in a decky is changed by it.
     forked     tracepoint sched_process_fork      the child; no text
     executed   tracepoint sched_process_exec      name[256] = file name, text = arguments, NUL-ended each
     exited     tracepoint sched_process_exit      no text; of the whole process, not of a thread
-    prompted   uprobe bash:readline               no text
-    entered    uretprobe bash:readline            text = the line
+    prompted   uprobe bash:rl_set_prompt          no text
+    entered    uprobe bash:rl_clear_signals       text = the line: what rl_line_buffer points at when readline ends
     pam_user   uprobe libpam:pam_start            number = 2, text = the user's name
     pam_item   uprobe libpam:pam_set_item         number = 2 (user name) or 6 (password), text = the item
 
 Each looks first whether the process is in a decky (by its process-id namespace, one below the host's, so that a
 namespace made inside a decky changes nothing) and costs the rest of the host next to nothing. A tracepoint program
 asks a map of namespaces; a uprobe program compares the namespace with its attachment's cookie, because images are
-shared: the same file is probed once for each decky.
+shared: the same file is probed once for each decky. A cookie is the namespace in its lower half and, in its upper, the
+signed distance from the probed instruction to the variable that the program reads.
 
 Record, native byte order, one ring buffer for all, in the order of time:
     0  u32 kind         4  u32 namespace      8  u64 since boot, ns  16 u32 pid on the host  20 u32 pid in the decky
@@ -84,12 +85,12 @@ class Registers:
 
     second_argument: int
     third_argument: int
-    result: int
+    instruction: int
 
 
 REGISTERS: Mapping[str, Registers] = {
-    "x86_64": Registers(second_argument=104, third_argument=96, result=80),
-    "aarch64": Registers(second_argument=8, third_argument=16, result=0),
+    "x86_64": Registers(second_argument=104, third_argument=96, instruction=128),
+    "aarch64": Registers(second_argument=8, third_argument=16, instruction=256),
 }
 
 
@@ -150,12 +151,21 @@ def prompted(maps: Maps, at: Mapping[str, int]) -> bytes:
 
 
 def entered(maps: Maps, at: Mapping[str, int], registers: Registers) -> bytes:
-    """Tell the line that a shell got; end of input (a null pointer) gives an empty text."""
+    """Tell the line that a shell got, or that its user gave up with Ctrl-C; end of input gives an empty text."""
     code = _Program(maps, at)
     code.copy(R9, R1)
     code.only_in_attachment()
     code.record(Kind.ENTERED, HEADER_BYTES + LINE_BYTES)
-    code.load(R3, R9, registers.result)
+    code.copy(R1, R9)
+    code.call(_COOKIE)
+    code.shift_right(R0, 32, signed=True)
+    code.load(R3, R9, registers.instruction)
+    code.add_register(R3, R0)
+    code.copy(R1, FP)
+    code.add(R1, -8)
+    code.move(R2, 8)
+    code.call(_READ_USER)
+    code.load(R3, FP, -8)
     code.user_string(LINE_BYTES)
     code.submit()
     return code.finish()
@@ -229,6 +239,8 @@ class _Program(Assembler):
         self._find_namespace()
         self.copy(R1, R9)
         self.call(_COOKIE)
+        self.shift_left(R0, 32)
+        self.shift_right(R0, 32, signed=False)
         self.load(R1, FP, -16, 4)
         self.jump_unless_equal(R0, R1, "out")
 

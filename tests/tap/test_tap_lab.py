@@ -1,0 +1,325 @@
+"""The tap beside a real decky: what an attacker types, runs and drops, and that nothing of the tap shows inside."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from decnet_agent.evidence_channel import serve_evidence
+from decnet_core.events import Event, EventType, check
+from docker.models.containers import Container
+from docker.types import IPAMConfig, IPAMPool
+
+from tests.lab.engine import LabEngine
+from tests.lab.lan import Lan
+from tests.lab.processes import Daemon
+
+pytestmark = [pytest.mark.root, pytest.mark.docker]
+
+HOST_NUMBER = 31
+PASSWORD = "s3cret"
+CAPABILITIES = ["CHOWN", "SETUID", "SETGID", "SYS_CHROOT", "DAC_OVERRIDE", "FOWNER", "KILL"]
+CAPABILITIES += ["NET_BIND_SERVICE", "AUDIT_WRITE"]
+SET_UP = (
+    "ssh-keygen -qA && (id bob 2>/dev/null || useradd -m -s /bin/bash bob) && echo bob:s3cret | chpasswd"
+    " && echo root:toor | chpasswd && service ssh restart"
+)
+PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from decnet_agent.tap.app import serve
+from decnet_core import logs
+logs.configure("tap", level="debug")
+asyncio.run(serve(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+class Collector:
+    """The collector's end of the channel in a thread of its own; durable means in the list."""
+
+    def __init__(self, path: Path) -> None:
+        self.events: list[Event] = []
+        self._path = path
+        self._loop = asyncio.new_event_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._up.wait(10)
+
+    def stop(self) -> None:
+        assert self._task is not None
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        async def append(events: list[Event]) -> None:
+            self.events.extend(events)
+
+        def last_cursor(source: str) -> str | None:
+            return next((event.cursor for event in reversed(self.events) if event.source == source), None)
+
+        async def serve() -> None:
+            self._task = asyncio.current_task()
+            await serve_evidence(self._path, last_cursor, append, ready=self._up.set)
+
+        try:
+            self._loop.run_until_complete(serve())
+        except asyncio.CancelledError:
+            pass
+        finally:
+            self._loop.close()
+
+
+class Site:
+    """A decky, the tap that watches it and the collector that hears of it."""
+
+    def __init__(self, folder: Path, container: Container, lan: Lan) -> None:
+        self.run, self.data = folder / "run", folder / "data"
+        self.run.mkdir()
+        self.data.mkdir()
+        self.container, self.lan = container, lan
+        self.address = str(lan.host(HOST_NUMBER))
+        self.collector = Collector(self.run / "events.sock")
+        self.tap = Daemon([sys.executable, "-c", PROGRAM, str(self.run), str(self.data)], log_path=folder / "tap.log")
+
+    def list_decky(self) -> None:
+        self.container.reload()
+        state = self.container.attrs["State"]
+        rows = [{"name": "web-01", "container_id": self.container.id, "pid1": state["Pid"]}] if state["Running"] else []
+        fresh = self.run / "deckies.new"
+        fresh.write_text(json.dumps(rows))
+        fresh.replace(self.run / "deckies.json")
+
+    def set_up(self) -> None:
+        code, output = self.container.exec_run(["sh", "-c", SET_UP])
+        assert code == 0, output
+
+    def start_tap(self) -> None:
+        self.tap.start()
+        self.tap.wait_for_line("tap.decky_watched")
+
+    def ssh(
+        self, command: str | None, user: str = "bob", password: str = PASSWORD, **more
+    ) -> subprocess.CompletedProcess[bytes]:
+        return self.lan.attacker.ssh(self.address, user, password, command, **more)
+
+    def wait(self, matches: Callable[[Event], bool]) -> Event:
+        """Wait until an event matches."""
+        found: list[Event] = []
+
+        def reached() -> bool:
+            found.extend(event for event in list(self.collector.events) if matches(event))
+            return bool(found)
+
+        self.tap.wait_until(reached, "matching event")
+        check(found[0])
+        return found[0]
+
+    def command(self, command: str, **fields: str) -> Event:
+        return self.wait(
+            lambda event: (
+                event.event_type == EventType.COMMAND_RUN
+                and event.fields["command"] == command
+                and all(event.fields.get(name) == value for name, value in fields.items())
+            )
+        )
+
+    def file(self, path: str) -> Event:
+        return self.wait(lambda event: event.event_type == EventType.FILE_CAPTURED and event.fields["path"] == path)
+
+
+@pytest.fixture(scope="module")
+def site(lab_engine: LabEngine, decky_image: str, lan: Lan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    client = lab_engine.client()
+    pool = IPAMPool(subnet=str(lan.subnet))
+    network = client.networks.create(
+        "tapped", driver="macvlan", ipam=IPAMConfig(pool_configs=[pool]), options={"parent": lan.parent}
+    )
+    endpoint = client.api.create_endpoint_config(ipv4_address=str(lan.host(HOST_NUMBER)))
+    made = client.api.create_container(
+        decky_image,
+        hostname="web01",
+        tty=True,
+        host_config=client.api.create_host_config(
+            cap_drop=["ALL"],
+            cap_add=CAPABILITIES,
+            network_mode="tapped",
+            pids_limit=256,
+            mem_limit="256m",
+            tmpfs={"/run": "rw,mode=755"},
+        ),
+        networking_config=client.api.create_networking_config({"tapped": endpoint}),
+    )
+    container = client.containers.get(made["Id"])
+    container.start()
+    here = Site(tmp_path_factory.mktemp("site"), container, lan)
+    try:
+        here.set_up()
+        here.collector.start()
+        here.list_decky()
+        here.start_tap()
+        yield here
+    finally:
+        here.tap.stop()
+        here.collector.stop()
+        container.remove(force=True)
+        network.remove()
+        client.close()
+
+
+def test_a_command_given_to_ssh_is_told_with_who_and_from_where(site: Site) -> None:
+    assert site.ssh("id; uname -a").returncode == 0
+    whole = site.command("bash -c 'id; uname -a'", interactive="false", user="bob", uid="1000")
+    child = site.command("uname -a", exe="/usr/bin/uname", user="bob")
+    assert whole.src_ip == child.src_ip == str(site.lan.attacker.address)
+    assert (whole.dst_ip, whole.dst_port, whole.decky, whole.service) == (site.address, 22, "web-01", "ssh")
+    assert whole.session is not None
+    assert whole.session == child.session
+    assert whole.src_port == child.src_port
+    assert "startup" not in whole.fields
+
+
+def test_the_password_is_told_as_pam_saw_it(site: Site) -> None:
+    assert site.ssh("true", password="wrong one").returncode == 255
+    tried = site.wait(lambda event: event.fields.get("password") == "wrong one")
+    assert (tried.event_type, tried.fields["user"], tried.fields["by"]) == (EventType.CREDENTIAL_TRIED, "bob", "sshd")
+    assert tried.src_ip == str(site.lan.attacker.address)
+
+
+def test_typed_lines_and_what_they_run_are_both_told(site: Site) -> None:
+    typed = b"echo typed-$((40+2)); /bin/true typed\ncat > /tmp/note <<EOF\nhello\nEOF\nexit\n"
+    site.ssh(None, input=typed, tty=True)
+    line = site.command("echo typed-$((40+2)); /bin/true typed", interactive="true", user="bob")
+    run = site.command("/bin/true typed", interactive="false")
+    assert line.session == run.session
+    assert "startup" not in run.fields
+    shell = site.command("-bash", startup="true")
+    assert shell.session == line.session
+    assert site.file("/tmp/note").fields["sha256"] == hashlib.sha256(b"hello\n").hexdigest()
+
+
+def test_files_dropped_are_kept_with_their_writer(site: Site) -> None:
+    content = bytes(range(256)) * 4096
+    site.ssh("cat > /home/bob/dropped; chmod 755 /home/bob/dropped; echo m > /dev/shm/in-memory", input=content)
+    event = site.file("/home/bob/dropped")
+    digest = hashlib.sha256(content).hexdigest()
+    assert (event.fields["sha256"], event.fields["size_bytes"]) == (digest, str(len(content)))
+    assert event.fields["writer"].startswith("cat < bash < sshd")
+    assert (site.data / "quarantine" / event.fields["stored_as"]).read_bytes() == content
+    assert (event.src_ip, event.fields["user"]) == (str(site.lan.attacker.address), "bob")
+    assert site.file("/dev/shm/in-memory").session == event.session
+
+
+def test_a_file_that_comes_by_sftp_is_kept(site: Site, tmp_path: Path) -> None:
+    local = tmp_path / "payload"
+    local.write_bytes(b"#!/bin/sh\nid\n")
+    argv = ["sshpass", "-e", "scp", "-q", "-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null", str(local)]
+    done = site.lan.attacker.run([*argv, f"bob@{site.address}:/tmp/payload"], env={"SSHPASS": "s3cret"})
+    assert done.returncode == 0, done.stderr
+    assert site.file("/tmp/payload").fields["sha256"] == hashlib.sha256(b"#!/bin/sh\nid\n").hexdigest()
+
+
+def test_a_renamed_file_is_told_under_its_new_name(site: Site) -> None:
+    site.ssh("echo moved > /tmp/before; sleep 0.2; mv /tmp/before '/tmp/after it'")
+    assert site.file("/tmp/after it").fields["sha256"] == hashlib.sha256(b"moved\n").hexdigest()
+
+
+def test_a_thousand_quick_commands_and_files_are_all_told(site: Site) -> None:
+    site.ssh("for i in {1..1000}; do /bin/true quick $i; done; for i in {1..200}; do echo $i > /tmp/many$i; done")
+    site.file("/tmp/many200")
+    quick = [
+        event.fields["command"] for event in site.collector.events if "true quick" in event.fields.get("command", "")
+    ]
+    assert quick[-1000:] == [f"/bin/true quick {number}" for number in range(1, 1001)]
+    paths = {event.fields.get("path") for event in site.collector.events}
+    assert {f"/tmp/many{number}" for number in range(1, 201)} <= paths
+    assert not [event for event in site.collector.events if event.event_type == EventType.EVIDENCE_DROPPED]
+
+
+def test_the_deckys_own_machinery_makes_no_events(site: Site) -> None:
+    before = len(site.collector.events)
+    site.container.exec_run(["sh", "-c", "logger hello; echo x > /tmp/by-owner; service cron restart"])
+    site.ssh("/bin/true marker-of-machinery")
+    site.command("/bin/true marker-of-machinery")
+    since = site.collector.events[before:]
+    assert {event.src_ip for event in since} == {str(site.lan.attacker.address)}
+    assert not [event for event in since if event.fields.get("path") in {"/tmp/by-owner", "/var/log/wtmp", "/run/utmp"}]
+
+
+def test_nothing_of_the_tap_shows_inside(site: Site) -> None:
+    """Look from a shell whose readline and whose sshd's PAM have just been probed, as root, at all processes."""
+    script = (
+        b"ps -eo args > /tmp/seen\ncat /proc/[0-9]*/maps /proc/self/mountinfo >> /tmp/seen\nenv >> /tmp/seen\nexit\n"
+    )
+    site.ssh(None, user="root", password="toor", input=script, tty=True)
+    site.command("env >> /tmp/seen", interactive="true")
+    seen = site.ssh("cat /tmp/seen", user="root", password="toor").stdout.decode()
+    assert "/usr/bin/bash" in seen
+    assert "libpam.so" in seen
+    assert not re.search(r"fanotify|quarantine|tracefs|uprobe|python.*tap", seen)
+
+
+def test_a_session_keeps_its_id_when_the_tap_is_killed_and_comes_back(site: Site) -> None:
+    argv = [
+        "sshpass",
+        "-e",
+        "ssh",
+        "-oStrictHostKeyChecking=no",
+        "-oUserKnownHostsFile=/dev/null",
+        f"bob@{site.address}",
+    ]
+    shell = site.lan.attacker.popen([*argv, "bash"], env={"SSHPASS": "s3cret"})
+    assert shell.stdin is not None
+    shell.stdin.write(b"/bin/true before-kill\n")
+    shell.stdin.flush()
+    before = site.command("/bin/true before-kill")
+    site.tap.kill()
+    site.start_tap()
+    shell.stdin.write(b"/bin/true after-kill; echo late > /tmp/after-kill\n")
+    shell.communicate(timeout=30)
+    after = site.command("/bin/true after-kill", user="bob")
+    assert (after.session, after.src_port, after.src_ip) == (before.session, before.src_port, before.src_ip)
+    assert after.source != before.source
+    assert site.file("/tmp/after-kill").session == before.session
+
+
+def test_events_wait_while_the_collector_is_away(site: Site) -> None:
+    site.collector.stop()
+    events = site.collector.events
+    site.ssh("/bin/true while-away")
+    site.collector = Collector(site.run / "events.sock")
+    site.collector.events = events
+    site.collector.start()
+    site.command("/bin/true while-away")
+    cursors = [event.id for event in site.collector.events]
+    assert len(cursors) == len(set(cursors))
+
+
+def test_a_restarted_decky_is_watched_again(site: Site) -> None:
+    site.container.restart(timeout=0)
+    site.set_up()
+    site.list_decky()
+    deadline = time.monotonic() + 20
+    while site.tap.log_text().count("tap.decky_watched") < 2:
+        assert time.monotonic() < deadline
+        site.tap.wait_for_line("tap.decky_forgotten")
+    site.ssh("/bin/true second-life")
+    site.command("/bin/true second-life")
+
+
+def test_the_idle_tap_is_small(site: Site) -> None:
+    status = Path(f"/proc/{site.tap.pid}/status").read_text()
+    (rss_kib,) = re.findall(r"VmRSS:\s+(\d+) kB", status)
+    assert int(rss_kib) < 60 * 1024
