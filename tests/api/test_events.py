@@ -6,9 +6,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
 
 import httpx
 import pytest
+from decnet_master.api import stream
 from decnet_master.api.fanout import QUEUED_PAGES, Fanout
 from decnet_master.api.stream import follow
 from decnet_master.store import Store
@@ -98,24 +100,24 @@ async def test_a_page_that_makes_no_sense(admin: httpx.AsyncClient, params: dict
 
 async def test_the_stream_begins_now_and_goes_on(admin: httpx.AsyncClient, feed: Feed) -> None:
     await feed.add(1, 2)
-    async with streaming(admin) as stream:
+    async with streaming(admin) as live:
         await feed.add(3)
-        seq, event = await stream.next()
+        seq, event = await live.next()
         assert (seq, event["text"]) == (3, "line 3")
         await feed.add(4, 5)
-        assert await stream.take(2) == [4, 5]
+        assert await live.take(2) == [4, 5]
 
 
 async def test_a_stream_resumes_without_a_gap_or_a_repeat(admin: httpx.AsyncClient, feed: Feed) -> None:
     await feed.add(1, 2, 3)
-    async with streaming(admin, after=1) as stream:
-        assert await stream.take(2) == [2, 3]
+    async with streaming(admin, after=1) as live:
+        assert await live.take(2) == [2, 3]
         await feed.add(4)
-        assert await stream.take(1) == [4]
+        assert await live.take(1) == [4]
     await feed.add(5, 6)
-    async with streaming(admin, after=4) as stream:
+    async with streaming(admin, after=4) as live:
         await feed.add(7)
-        assert await stream.take(3) == [5, 6, 7]
+        assert await live.take(3) == [5, 6, 7]
 
 
 async def test_streams_opened_under_load_miss_nothing(admin: httpx.AsyncClient, feed: Feed) -> None:
@@ -126,8 +128,8 @@ async def test_streams_opened_under_load_miss_nothing(admin: httpx.AsyncClient, 
             await feed.add(number)
 
     async def read() -> list[int]:
-        async with streaming(admin, after=0) as stream:
-            return await stream.take(last)
+        async with streaming(admin, after=0) as live:
+            return await live.take(last)
 
     _, *seen = await asyncio.gather(write(), *(read() for _ in range(4)))
     assert all(numbers == list(range(1, last + 1)) for numbers in seen)
@@ -152,20 +154,36 @@ async def test_a_slow_client_is_cut_and_resumes(store: Store, feed: Feed, fanout
     assert len(pages) == QUEUED_PAGES
     taken = pages[-1][-1]["seq"]
     assert taken < number
-    async with aclosing(follow(store, fanout, taken)) as rest:
+    async with aclosing(follow(store, fanout, taken, _allowed)) as rest:
         await anext(rest)
         assert (await anext(rest)).startswith(f"id: {taken + 1}\n".encode())
 
 
 async def test_the_reader_rests_while_nobody_listens(store: Store, feed: Feed, fanout: Fanout) -> None:
-    async with aclosing(follow(store, fanout, 0)) as pages:
+    async with aclosing(follow(store, fanout, 0, _allowed)) as pages:
         await anext(pages)
         assert fanout.clients == 1
     assert fanout.clients == 0
     await feed.add(1)
-    async with aclosing(follow(store, fanout, 0)) as pages:
+    async with aclosing(follow(store, fanout, 0, _allowed)) as pages:
         await anext(pages)
         assert b"id: 1\n" in await anext(pages)
+
+
+async def test_a_stream_ends_with_its_session(
+    admin: httpx.AsyncClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "RECHECK_SECS", 0.05)
+    async with asyncio.timeout(WAIT_SECS), admin.stream("GET", "/api/v1/stream") as response:
+        lines = response.aiter_lines()
+        assert (await anext(lines)).startswith("retry:")
+        await store.users.set_password("admin", "no hash", must_change=False, now=datetime.now(UTC))
+        assert [line async for line in lines if line not in ("", ":")] == []
+        assert response.is_stream_consumed
+
+
+async def _allowed() -> None:
+    """Let everybody read."""
 
 
 async def test_hosts_deckies_and_health(admin: httpx.AsyncClient) -> None:

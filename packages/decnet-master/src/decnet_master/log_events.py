@@ -9,7 +9,7 @@ from decnet_master.ingester.log_events import LOG_EVENTS as INGESTER
 from decnet_master.listener.log_events import LOG_EVENTS as LISTENER
 from decnet_master.store.log_events import LOG_EVENTS as STORE
 
-_CONTROL: dict[str, str] = {
+CONTROL: dict[str, str] = {
     "host.enrolled": "a worker joined with its token and was given its certificates",
     "join.refused": "somebody asked to join and was refused",
     "api.started": "the API listens",
@@ -23,4 +23,4 @@ _CONTROL: dict[str, str] = {
     "stream.paused": "the live stream cannot read the database; it tries again",
 }
 
-LOG_EVENTS: dict[str, str] = {**STORE, **INGESTER, **LISTENER, **_CONTROL}
+LOG_EVENTS: dict[str, str] = {**STORE, **INGESTER, **LISTENER, **CONTROL}

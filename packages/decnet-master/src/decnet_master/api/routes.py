@@ -38,7 +38,7 @@ def application(store: Store, access: Access, fanout: Fanout) -> FastAPI:
     app.include_router(open_health)
     app.include_router(open_auth, prefix=PREFIX)
     protected = APIRouter(prefix=PREFIX, dependencies=[Depends(access.user_of)])
-    for room in (protected_auth, protected_health, events.router(store), stream.router(store, fanout)):
+    for room in (protected_auth, protected_health, events.router(store), stream.router(store, fanout, access)):
         protected.include_router(room)
     protected.include_router(_inventory(store))
     app.include_router(protected)

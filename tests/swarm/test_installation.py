@@ -1,0 +1,102 @@
+"""What `init` makes, keeps and renews."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from decnet_core.endpoints import Endpoint
+from decnet_core.errors import ConfigError
+from decnet_core.pki.keystore import StoredIdentity
+from decnet_core.pki.verification import load_certificates
+from decnet_master import installation
+from decnet_master.enrolment.tokens import public_endpoint
+from decnet_master.settings import MasterSettings
+
+from tests.swarm.master import settings_in
+
+
+async def test_the_cas_key_is_encrypted_where_a_passphrase_is_set(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, ca_passphrase="correct horse")
+    done = await installation.install(settings)
+    key = (settings.ca_directory / "ca.key").read_text()
+    assert "ENCRYPTED" in key
+    now = datetime.now(UTC)
+    assert installation.open_authority(settings, now).fingerprint == done.pin
+    for wrong in (None, "wrong horse"):
+        with pytest.raises(ConfigError) as told:
+            installation.open_authority(settings.model_copy(update={"ca_passphrase": wrong}), now)
+        assert "horse" not in told.value.message + told.value.advice
+
+
+def names_of(identity: StoredIdentity) -> tuple[set[str], set[object]]:
+    leaf = load_certificates(identity.files.certificate.read_bytes())[0]
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return set(names.get_values_for_type(x509.DNSName)), set(names.get_values_for_type(x509.IPAddress))
+
+
+@pytest.mark.parametrize(
+    ("public", "dns", "ips"),
+    [
+        ("decoys.example.org", {"decoys.example.org"}, set()),
+        ("Decoys.Example.org:443", {"decoys.example.org"}, set()),
+        ("192.0.2.7", set(), {ip_address("192.0.2.7")}),
+        ("192.0.2.7:443", set(), {ip_address("192.0.2.7")}),
+        ("2001:db8::7", set(), {ip_address("2001:db8::7")}),
+        ("[2001:db8::7]:443", set(), {ip_address("2001:db8::7")}),
+    ],
+)
+def test_the_masters_certificate_carries_its_public_name(
+    settings: MasterSettings, public: str, dns: set[str], ips: set[object]
+) -> None:
+    settings = settings.model_copy(update={"public_address": public})
+    now = datetime.now(UTC)
+    authority = installation.open_authority(settings, now)
+    identity, made = installation.ensure_identity(settings, authority, now)
+    assert made
+    assert names_of(identity) == ({"decnet-master"} | dns, ips)
+    assert installation.ensure_identity(settings, authority, now) == (identity, False)
+
+
+def test_the_masters_certificate_is_renewed_before_it_ends(settings: MasterSettings) -> None:
+    now = datetime.now(UTC)
+    authority = installation.open_authority(settings, now)
+    first, made = installation.ensure_identity(settings, authority, now)
+    assert not made
+    later = first.not_after - timedelta(days=30)
+    renewed, made = installation.ensure_identity(settings, authority, later)
+    assert made
+    assert renewed.not_after > first.not_after
+    ended, made = installation.ensure_identity(settings, authority, renewed.not_after + timedelta(days=1))
+    assert made
+    assert ended.identity == first.identity
+
+
+def test_without_init_there_is_no_authority(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as told:
+        installation.open_authority(settings_in(tmp_path), datetime.now(UTC))
+    assert "decnet-master init" in told.value.advice
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("public", "bound", "named"),
+    [
+        ("decoys.example.org", "0.0.0.0:8771", "decoys.example.org:8771"),
+        ("decoys.example.org:443", "0.0.0.0:8771", "decoys.example.org:443"),
+        ("2001:db8::7", "0.0.0.0:8771", "[2001:db8::7]:8771"),
+        ("[2001:db8::7]:443", "0.0.0.0:8771", "[2001:db8::7]:443"),
+        (None, "192.0.2.7:8771", "192.0.2.7:8771"),
+    ],
+)
+def test_what_a_token_names(public: str | None, bound: str, named: str) -> None:
+    assert str(public_endpoint(public, Endpoint.parse(bound))) == named
+
+
+def test_a_wildcard_becomes_an_address_that_can_be_dialled() -> None:
+    endpoint = public_endpoint(None, Endpoint("0.0.0.0", 8771))
+    assert endpoint.port == 8771
+    assert not ip_address(endpoint.host).is_unspecified
