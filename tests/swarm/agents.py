@@ -31,6 +31,7 @@ class DictionaryAgent:
         self.generation = 0
         self.running: dict[str, DeckyState] = {}
         self.broken: set[str] = set()
+        self.reason = "the image is missing"
         self.shards: list[Shard] = []
         self.asked = asyncio.Event()
         self.release = asyncio.Event()
@@ -64,7 +65,7 @@ class DictionaryAgent:
                 phase=DeckyPhase.FAILED if decky.name in self.broken else DeckyPhase.RUNNING,
                 services=decky.services,
                 mac=decky.mac,
-                error="the image is missing" if decky.name in self.broken else None,
+                error=self.reason if decky.name in self.broken else None,
             )
             for decky in shard.deckies
         }

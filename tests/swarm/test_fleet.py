@@ -149,6 +149,20 @@ async def test_another_workers_agent_is_not_this_one(
     assert other.shards == []
 
 
+async def test_what_an_agent_says_is_held_to_the_contract(
+    controller: httpx.AsyncClient, stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    agent = await worker("w1", controller, stack, tmp_path)
+    agent.broken.add("till-01")
+    agent.reason = "\x1b[2J" * 1000
+    reply = await deploy(controller, 1, name_prefix="till")
+    assert reply["results"][0]["error"].isprintable()
+    assert len(reply["results"][0]["error"]) < 1000
+    agent.host = "w2"
+    lied = await deploy(controller, 0)
+    assert "reported on another shard" in lied["results"][0]["error"]
+
+
 async def test_check_tells_who_answers(controller: httpx.AsyncClient, stack: AsyncExitStack, tmp_path: Path) -> None:
     assert (await controller.post("/hosts/check")).status_code == 409, "there is nobody"
     await worker("w1", controller, stack, tmp_path)

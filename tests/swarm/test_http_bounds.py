@@ -156,6 +156,8 @@ def test_a_problem_becomes_the_same_error_again() -> None:
     assert type(back) is TooManyRequests
     assert isinstance(back, RetryLater)
     assert (back.message, back.advice) == ("Slower", "Wait.")
+    for kind in ("no-workers", "nonsense", None):
+        assert error_of(409, {"type": f"urn:decnet:problem:{kind}", "detail": "x"}).message == "x"
     assert error_of(502, {"detail": ["\x1b"]}).message.isprintable()
 
 

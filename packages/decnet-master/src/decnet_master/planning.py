@@ -26,8 +26,12 @@ MAX_FLEET = 5_000
 class NoWorkers(DecnetError):
     """There is no active worker to do it."""
 
-    def __init__(self) -> None:
-        super().__init__("There is no active worker", "Enrol one: `decnet-master swarm enroll NAME` makes its token.")
+    def __init__(
+        self,
+        message: str = "There is no active worker",
+        advice: str = "Enrol one: `decnet-master swarm enroll NAME` makes its token.",
+    ) -> None:
+        super().__init__(message, advice)
 
 
 @dataclass(frozen=True, slots=True)

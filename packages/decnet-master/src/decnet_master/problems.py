@@ -112,5 +112,4 @@ def error_of(status: int, document: Mapping[str, Any]) -> DecnetError:
     advice = shown(str(document.get("advice") or ""), MAX_DETAIL_CHARS)
     by_kind = next((type_ for type_, _, name in _TABLE if name == kind), None)
     by_status = next((type_ for type_, code, _ in reversed(_TABLE) if code == status), DecnetError)
-    found = by_kind or by_status
-    return NoWorkers() if found is NoWorkers else found(detail, advice)
+    return (by_kind or by_status)(detail, advice)

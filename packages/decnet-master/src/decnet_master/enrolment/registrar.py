@@ -106,7 +106,10 @@ def _address(text: str) -> str:
     Raises:
         RemoteProtocolError: it is neither.
     """
-    if _ips(text) or all(part and part.replace("-", "").isalnum() and part.isascii() for part in text.split(".")):
+    if ips := _ips(text):
+        # An IPv4 worker that came in through an IPv6 socket.
+        return str(getattr(ips[0], "ipv4_mapped", None) or ips[0])
+    if all(part and part.replace("-", "").isalnum() and part.isascii() for part in text.split(".")):
         return text
     raise RemoteProtocolError("The worker's address is neither an IP address nor a name", "Correct its address.")
 

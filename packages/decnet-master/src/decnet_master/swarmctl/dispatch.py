@@ -14,6 +14,7 @@ from typing import TypeVar
 import structlog
 from decnet_core.errors import DecnetError, NotFound
 from decnet_core.fleet import DeckyPhase, Shard, ShardReport
+from decnet_core.logs import shown
 
 from decnet_master.store import Host, Store
 from decnet_master.swarmctl.agent_client import AgentClient, Worker
@@ -21,6 +22,9 @@ from decnet_master.swarmctl.messages import HostCheck, WorkerResult
 
 AT_ONCE = 16
 """Workers that are spoken to at the same time: enough to hide their delays, few enough for one process."""
+
+MAX_REASON_CHARS = 200
+"""Of one decky's reason in the sentence about its worker; the report has it whole."""
 
 log = structlog.get_logger()
 
@@ -105,7 +109,7 @@ def _result(report: ShardReport) -> WorkerResult:
     if report.ok:
         return WorkerResult(host=report.host, ok=True, report=report)
     failed = [decky for decky in report.deckies if decky.phase is not DeckyPhase.RUNNING]
-    reasons = "; ".join(f"{decky.name}: {decky.error or decky.phase}" for decky in failed[:3])
+    reasons = "; ".join(f"{decky.name}: {shown(decky.error or decky.phase, MAX_REASON_CHARS)}" for decky in failed[:3])
     more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
     return WorkerResult(
         host=report.host,
