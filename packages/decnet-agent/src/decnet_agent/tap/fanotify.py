@@ -23,7 +23,7 @@ MAX_MOUNTS = 32
 """Marked filesystems of one decky; Docker gives a container about four tmpfs mounts."""
 
 _CLASS_NOTIF, _CLOEXEC, _NONBLOCK = 0x0, 0x1, 0x2
-_MARK_ADD, _MARK_REMOVE, _MARK_FILESYSTEM = 0x1, 0x2, 0x100
+_MARK_ADD, _MARK_FILESYSTEM = 0x1, 0x100
 _CLOSE_WRITE, _QUEUE_OVERFLOW = 0x8, 0x4000
 _METADATA = struct.Struct("=IBBHQii")
 _READ_BYTES = 4096
@@ -67,11 +67,11 @@ class Fanotify:
         Raises:
             Unavailable: the kernel refused.
         """
-        self._mark(_MARK_ADD, directory_fd)
-
-    def forget(self, directory_fd: int) -> None:
-        """Take the mark away."""
-        self._mark(_MARK_REMOVE, directory_fd)
+        result = _libc.fanotify_mark(
+            self.fd, ctypes.c_uint(_MARK_ADD | _MARK_FILESYSTEM), ctypes.c_uint64(_CLOSE_WRITE), directory_fd, None
+        )
+        if result < 0:
+            raise Unavailable(f"Cannot watch a filesystem: {os.strerror(ctypes.get_errno())}", _ADVICE)
 
     def read(self) -> Iterator[Written]:
         """Give what is there now, one batch; nothing when there is nothing."""
@@ -91,13 +91,6 @@ class Fanotify:
     def close(self) -> None:
         """Drop all marks."""
         os.close(self.fd)
-
-    def _mark(self, action: int, directory_fd: int) -> None:
-        result = _libc.fanotify_mark(
-            self.fd, ctypes.c_uint(action | _MARK_FILESYSTEM), ctypes.c_uint64(_CLOSE_WRITE), directory_fd, None
-        )
-        if result < 0:
-            raise Unavailable(f"Cannot watch a filesystem: {os.strerror(ctypes.get_errno())}", _ADVICE)
 
 
 def own_mounts(mountinfo: str) -> list[Mount]:
