@@ -323,3 +323,7 @@ def test_the_idle_tap_is_small(site: Site) -> None:
     status = Path(f"/proc/{site.tap.pid}/status").read_text()
     (rss_kib,) = re.findall(r"VmRSS:\s+(\d+) kB", status)
     assert int(rss_kib) < 60 * 1024
+
+
+def test_the_tap_ends_when_it_is_asked_to(site: Site) -> None:
+    assert site.tap.stop(timeout_secs=5) == 0
