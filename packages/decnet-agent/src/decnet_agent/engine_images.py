@@ -108,7 +108,8 @@ class EngineImages:
                 forcerm=True,
             )
         except BuildError as cause:
-            said = [str(part.get("stream") or part.get("error") or "").strip() for part in cause.build_log]
+            # The error itself repeats the whole command; what it printed before says why.
+            said = [str(part.get("stream") or "").strip() for part in cause.build_log]
             ending = " | ".join([line for line in said if line][-_LAST_LINES:])
             raise Unavailable(
                 f"{target} cannot be built: {ending[-600:]}",
