@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
+from decnet_master import secret_files
 from decnet_master.api import app as api
+from decnet_master.api.access import Access
 from decnet_master.settings import MasterSettings
 from decnet_master.store import Store
 
@@ -42,11 +45,11 @@ async def anyone(settings: MasterSettings) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-async def admin(anyone: httpx.AsyncClient, template: Template) -> httpx.AsyncClient:
-    """The same client, logged in."""
-    answer = await anyone.post("/api/v1/auth/login", json={"username": "admin", "password": template.password})
-    assert answer.status_code == 200, answer.text
-    anyone.headers["authorization"] = f"Bearer {answer.json()['access_token']}"
+async def admin(anyone: httpx.AsyncClient, store: Store, settings: MasterSettings) -> httpx.AsyncClient:
+    """The same client with a session; a login by password, which is slow on purpose, is tested once."""
+    access = Access(store, secret_files.read(settings.api_secret_file), timedelta(minutes=5))
+    session = access.open_session(await store.users.get("admin"), datetime.now(UTC))
+    anyone.headers["authorization"] = f"Bearer {session.token}"
     return anyone
 
 

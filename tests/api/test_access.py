@@ -25,8 +25,10 @@ async def log_in(client: httpx.AsyncClient, username: str, password: str) -> htt
     return await client.post("/api/v1/auth/login", json={"username": username, "password": password})
 
 
-async def test_login_and_me(admin: httpx.AsyncClient) -> None:
-    me = await admin.get("/api/v1/auth/me")
+async def test_login_and_me(anyone: httpx.AsyncClient, template: Template) -> None:
+    session = (await log_in(anyone, "admin", template.password)).json()
+    assert datetime.fromisoformat(session["expires_at"]) > datetime.now(UTC)
+    me = await anyone.get("/api/v1/auth/me", headers={"authorization": f"Bearer {session['access_token']}"})
     assert me.json() == {"username": "admin", "role": "admin", "must_change_password": False}
 
 

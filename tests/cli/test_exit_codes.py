@@ -63,8 +63,7 @@ def test_a_configuration_that_cannot_be_used(bare: Cli) -> None:
 
 def test_before_init_the_advice_is_init(bare: Cli) -> None:
     told(bare("swarm", "list"), 78, "decnet-master init")
-    for part in ("swarmctl", "api"):
-        told(bare.process(part), 78, "decnet-master init")
+    told(bare.process("api"), 78, "decnet-master init")
 
 
 def test_a_controller_that_is_away(cli: Cli) -> None:
@@ -72,12 +71,20 @@ def test_a_controller_that_is_away(cli: Cli) -> None:
     told(cli("deploy"), 69, "decnet-master serve")
 
 
-@pytest.mark.parametrize(("part", "name"), [("swarmctl", "controller"), ("swarmctl", "enrolment"), ("api", "api")])
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("api", "api"),
+        pytest.param("swarmctl", "controller", marks=pytest.mark.slow),
+        pytest.param("swarmctl", "enrolment", marks=pytest.mark.slow),
+    ],
+)
 def test_a_port_in_use(cli: Cli, part: str, name: str) -> None:
     with socket.create_server(("127.0.0.1", cli.ports[name])):
         told(cli.process(part), 5, "Another process listens", f"{name}-address")
 
 
+@pytest.mark.slow
 def test_a_secret_that_others_may_read(cli: Cli) -> None:
     (cli.folder / "data" / "api.secret").chmod(0o640)
     told(cli.process("api"), 77, "chmod 600")

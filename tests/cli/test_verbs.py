@@ -34,6 +34,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.slow
 def test_init_makes_a_master_once(bare: Cli) -> None:
     first = bare.process("init")
     assert first.code == 0, first
