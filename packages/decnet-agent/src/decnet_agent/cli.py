@@ -117,12 +117,12 @@ def _serve(chosen: argparse.Namespace) -> int | None:
     from decnet_core import logs  # noqa: PLC0415 - see above
     from decnet_core.daemon import die_with_parent  # noqa: PLC0415 - see above
 
-    from decnet_agent.app import build  # noqa: PLC0415 - see above
-
     die_with_parent()
     settings = _settings()
     file = settings.log_directory / "decnet.agent.log" if settings.log_output == "file" else None
     logs.configure("agent", level=settings.log_level, file=file)
+    from decnet_agent.app import build  # noqa: PLC0415 - half a second that a refused configuration need not wait
+
     build(settings, forwarder=not chosen.no_forwarder, tap=not chosen.no_tap).run()
     return None
 
