@@ -3,8 +3,9 @@
 Pure: the image's own account files go in, edited ones come out, as the tar archive that the engine unpacks. Passwords
 go in as hashes; nothing passes through arguments or the environment, and nothing runs inside for it.
 
-A user that the image has (root) gets the password; a new one gets the next free number from 1000 on, a group of his
-own, /bin/bash and a home filled from /etc/skel, as `adduser` would do it.
+A user that the image has (root, backup) gets the password, and /bin/bash where he had no shell to log in with; a new
+one gets the next free number from 1000 on, a group of that name (his own, or the one that Debian has already, such as
+operator), /bin/bash and a home filled from /etc/skel, as `adduser` would do it.
 
 Source: passwd(5), shadow(5), group(5), gshadow(5).
 """
@@ -22,7 +23,10 @@ from decnet_core.fleet import Account
 ACCOUNT_FILES = ("passwd", "shadow", "group", "gshadow")
 FIRST_UID = 1000
 _SHADOW_GID = 42  # Debian's base-passwd: group shadow
-_MAX_PASSWD_FIELDS = 7
+_LAST_UID = 60000  # Debian policy 9.2.2: above lie nobody and what is not for people
+_PASSWD_FIELDS = 7
+_GROUP_FIELDS = 4
+LOGIN_SHELL = "/bin/bash"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +65,24 @@ def furnish(
         RemoteProtocolError: the image's account files are not such.
     """
     files = {name: image.accounts.get(name, b"").decode("utf-8", "surrogateescape") for name in ACCOUNT_FILES}
-    users = _users(files["passwd"])
+    users = _numbers(files["passwd"])
     if "root" not in users:
         raise RemoteProtocolError("The image's /etc/passwd knows no root", "Build the decky images again.")
+    groups = _numbers(files["group"])
     homes: list[ArchiveEntry] = []
     for account in accounts:
-        if account.user not in users:
-            uid = max([FIRST_UID - 1, *(number for number in users.values() if number < 60000)]) + 1
+        if account.user in users:
+            files["passwd"] = _with_login_shell(files["passwd"], account.user)
+        else:
+            uid = max([FIRST_UID - 1, *(number for number in users.values() if number < _LAST_UID)]) + 1
             users[account.user] = uid
-            files["passwd"] += f"{account.user}:x:{uid}:{uid}:,,,:/home/{account.user}:/bin/bash\n"
-            files["group"] += f"{account.user}:x:{uid}:\n"
-            files["gshadow"] += f"{account.user}:!::\n"
-            homes += _home(account.user, uid, image.skeleton)
+            if account.user not in groups:
+                groups[account.user] = uid
+                files["group"] += f"{account.user}:x:{uid}:\n"
+                files["gshadow"] += f"{account.user}:!::\n"
+            gid = groups[account.user]
+            files["passwd"] += f"{account.user}:x:{uid}:{gid}:,,,:/home/{account.user}:{LOGIN_SHELL}\n"
+            homes += _home(account.user, uid, gid, image.skeleton)
         files["shadow"] = _with_hash(files["shadow"], account.user, hashes[account.user], now_secs // 86400)
     entries = [
         ArchiveEntry(f"etc/{name}", text.encode("utf-8", "surrogateescape"), *_ACCOUNT_MODES[name])
@@ -109,19 +119,30 @@ _ACCOUNT_MODES = {
 }
 
 
-def _users(passwd: str) -> dict[str, int]:
-    users: dict[str, int] = {}
-    for line in passwd.splitlines():
+def _numbers(table: str) -> dict[str, int]:
+    """Read name and number out of passwd(5) or group(5), where both are the first and the third field."""
+    numbers: dict[str, int] = {}
+    for line in table.splitlines():
         parts = line.split(":")
-        if len(parts) == _MAX_PASSWD_FIELDS and parts[2].isascii() and parts[2].isdigit():
-            users[parts[0]] = int(parts[2])
-    return users
+        if len(parts) in {_GROUP_FIELDS, _PASSWD_FIELDS} and parts[2].isascii() and parts[2].isdigit():
+            numbers[parts[0]] = int(parts[2])
+    return numbers
 
 
-def _home(user: str, uid: int, skeleton: Mapping[str, bytes]) -> list[ArchiveEntry]:
+def _with_login_shell(passwd: str, user: str) -> str:
+    """Give a user that cannot log in (nologin, false, sync) a shell, as `usermod -s` would; others keep theirs."""
+    lines = passwd.splitlines()
+    for index, line in enumerate(lines):
+        name, shell = line.partition(":")[0], line.rpartition(":")[2]
+        if name == user and not shell.endswith("sh"):
+            lines[index] = f"{line.removesuffix(shell)}{LOGIN_SHELL}"
+    return "\n".join(lines) + "\n"
+
+
+def _home(user: str, uid: int, gid: int, skeleton: Mapping[str, bytes]) -> list[ArchiveEntry]:
     home = f"home/{user}"
-    files = [ArchiveEntry(f"{home}/{name}", content, 0o644, uid, uid) for name, content in skeleton.items()]
-    return [ArchiveEntry(home, None, 0o700, uid, uid), *files]  # adduser's mode since Debian 12
+    files = [ArchiveEntry(f"{home}/{name}", content, 0o644, uid, gid) for name, content in skeleton.items()]
+    return [ArchiveEntry(home, None, 0o700, uid, gid), *files]  # adduser's mode since Debian 12
 
 
 def _with_hash(shadow: str, user: str, hashed: str, day: int) -> str:
