@@ -154,7 +154,7 @@ def test_a_bad_configuration_is_explained(ini: str, word: str, tmp_path: Path, s
     assert word in done.stderr
 
 
-def test_a_missing_engine_is_named(tmp_path: Path, site: Site) -> None:
-    done = _run_with(site, tmp_path, ["decnet-agent", "doctor"], "[agent]\ndocker-host = unix:///nowhere/docker.sock\n")
+def test_a_missing_engine_is_named(site: Site) -> None:
+    done = site.attempt("worker", ["decnet-agent", "doctor"], env={"DECNET_DOCKER_HOST": "unix:///nowhere/docker.sock"})
     assert done.returncode == 69, done.stdout + done.stderr
-    assert "docker" in (done.stdout + done.stderr).lower()
+    assert "No Docker engine answers at unix:///nowhere/docker.sock" in done.stdout + done.stderr

@@ -40,12 +40,14 @@ class Expectation:
         typed_at: when the attacker's keystroke was sent (seconds of time.time).
         keystroke: whether the time from `typed_at` to the screen is ours alone; a refused password is not, because
             sshd and PAM wait before they answer.
+        once: whether the visit's nonce tells it from all others, so that exactly one row may match.
         matches: whether a row is that event.
     """
 
     event_type: str
     typed_at: float
     keystroke: bool
+    once: bool
     matches: Callable[[Row], bool]
 
 
@@ -84,7 +86,7 @@ def _guess(attacker: Attacker, target: Target, user: str, password: str) -> list
     def is_it(row: Row) -> bool:
         return _touches(row, attacker, target) and row["fields"].get("user") == user
 
-    return [Expectation("login.failed", typed_at, keystroke=False, matches=is_it)]
+    return [Expectation("login.failed", typed_at, keystroke=False, once=user != "root", matches=is_it)]
 
 
 def _type_commands(attacker: Attacker, target: Target, commands: list[str]) -> list[Expectation]:
@@ -113,10 +115,10 @@ def _type_commands(attacker: Attacker, target: Target, commands: list[str]) -> l
 
     return [
         Expectation(
-            "login.succeeded", logged_in_at, False, lambda row: of_user(row) and _touches(row, attacker, target)
+            "login.succeeded", logged_in_at, False, False, lambda row: of_user(row) and _touches(row, attacker, target)
         ),
-        Expectation("session.opened", logged_in_at, False, of_user),
-        Expectation("session.closed", logged_in_at, False, of_user),
+        Expectation("session.opened", logged_in_at, False, False, of_user),
+        Expectation("session.closed", logged_in_at, False, False, of_user),
         *expected,
     ]
 
@@ -136,7 +138,7 @@ def _drop_file(attacker: Attacker, target: Target, path: str, content: bytes) ->
 
     return [
         _command(attacker, target, command, typed_at, keystroke=False),
-        Expectation("file.captured", typed_at, keystroke=False, matches=is_it),
+        Expectation("file.captured", typed_at, keystroke=False, once=True, matches=is_it),
     ]
 
 
@@ -144,7 +146,7 @@ def _command(attacker: Attacker, target: Target, command: str, typed_at: float, 
     def is_it(row: Row) -> bool:
         return _touches(row, attacker, target) and command in row["fields"].get("command", "")
 
-    return Expectation("command.run", typed_at, keystroke, is_it)
+    return Expectation("command.run", typed_at, keystroke, True, is_it)
 
 
 def _touches(row: Row, attacker: Attacker, target: Target) -> bool:

@@ -133,8 +133,10 @@ class Site:
             )
         return done.stdout
 
-    def attempt(self, side: str, argv: Sequence[str], *, text: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run one of our programs to its end, whatever that is."""
+    def attempt(
+        self, side: str, argv: Sequence[str], *, text: str | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run one of our programs to its end, whatever that is; `env` is added to its environment."""
         return subprocess.run(
             [str(_BIN / argv[0]), *argv[1:]],
             input=text or "",
@@ -142,7 +144,7 @@ class Site:
             text=True,
             timeout=_COMMAND_SECS,
             check=False,
-            env=self.environment(side),
+            env={**self.environment(side), **(env or {})},
         )
 
     def environment(self, side: str) -> dict[str, str]:
