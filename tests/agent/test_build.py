@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import docker
 import pytest
-from decnet_agent.engine import Engine, Limits
-from decnet_agent.image_contexts import LABEL, ImageContexts
+from decnet_agent.engine.client import Engine, Limits
+from decnet_agent.engine.contexts import LABEL, ImageContexts
 from decnet_core.errors import NotFound
 
 from tests.lab import slots

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from decnet_agent.console_cursor import Place
-from decnet_agent.engine_watch import MAX_LINE_BYTES, ConsoleLine, ConsoleLines, EngineWatch
+from decnet_agent.engine.watch import MAX_LINE_BYTES, ConsoleLine, ConsoleLines, EngineWatch
+from decnet_agent.evidence.console_cursor import Place
 from decnet_core.errors import ConfigError, NotFound, RemoteProtocolError, Unavailable
 from hypothesis import given
 from hypothesis import strategies as st

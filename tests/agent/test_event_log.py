@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from decnet_agent.appending import EventAppender
-from decnet_agent.event_log import EventLog
+from decnet_agent.evidence.appending import EventAppender
+from decnet_agent.evidence.event_log import EventLog
 from decnet_core.errors import ConfigError, Conflict, RetryLater
 from decnet_core.events import Event, EventType, Trust, cursor_key
 from hypothesis import given, settings

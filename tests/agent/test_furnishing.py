@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decnet_agent.furnishing import Image, furnish
+from decnet_agent.furnishing.accounts import Image, furnish
 from decnet_core.fleet import Account
 
 IMAGE = Image(

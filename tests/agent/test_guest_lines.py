@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from decnet_agent.guest_lines import read_line
+from decnet_agent.evidence.guest_lines import read_line
 from decnet_core.events import Event, check, to_syslog
 from decnet_core.syslog.rfc5424 import encode
 from hypothesis import given

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv4Network
 from itertools import count
 
 import pytest
-from decnet_agent.planning import (
+from decnet_agent.deploying.planning import (
     Assignment,
     BuildImage,
     CreateDecky,

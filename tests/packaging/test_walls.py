@@ -17,7 +17,7 @@ import pytest
 from tests.packaging.sources import MODULES, PATHS, imported_by
 from tests.packaging.wheels import ROOT
 
-ENGINE_ROOM = ("decnet_agent.engine", "decnet_agent.engine_images", "decnet_agent.engine_watch")
+ENGINE_ROOM = ("decnet_agent.engine",)
 
 # Library -> the modules, or packages with all that is in them, that may import it.
 ROOMS = {

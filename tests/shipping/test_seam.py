@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from decnet_agent.event_log import EventLog
+from decnet_agent.evidence.event_log import EventLog
 from decnet_core.events import Event, EventType, Trust, from_syslog
 from decnet_core.syslog.rfc5424 import decode
 

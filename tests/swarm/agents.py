@@ -12,7 +12,9 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from decnet_agent import http, http_server, joining
+from decnet_agent import joining
+from decnet_agent.api import routes as http
+from decnet_agent.api import server as http_server
 from decnet_agent.settings import AgentSettings
 from decnet_core.endpoints import Endpoint, listen
 from decnet_core.enrolment import JoinToken

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from decnet_agent import evidence_channel as channel
-from decnet_agent.evidence_channel import EvidenceSender, serve_evidence
+from decnet_agent.evidence import channel
+from decnet_agent.evidence.channel import EvidenceSender, serve_evidence
 from decnet_core.errors import RemoteProtocolError, Unavailable
 from decnet_core.events import Event, EventType, Trust
 from hypothesis import given

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from decnet_agent.evidence_channel import serve_evidence
+from decnet_agent.evidence.channel import serve_evidence
 from decnet_core.events import Event, EventType, check
 from docker.models.containers import Container
 from docker.types import IPAMConfig, IPAMPool

@@ -32,22 +32,23 @@ from decnet_core.pki.keystore import KeyStore, StoredIdentity
 from decnet_core.pki.tls import server_context
 from decnet_core.supervise import Child, keep_running
 
-from decnet_agent import __version__, http, neighbours
-from decnet_agent.appending import EventAppender
-from decnet_agent.collector import Collector
-from decnet_agent.engine import Engine, Limits
-from decnet_agent.engine_watch import EngineWatch, SeenContainer
-from decnet_agent.event_log import EventLog
-from decnet_agent.evidence_channel import serve_evidence
-from decnet_agent.execution import Executor
-from decnet_agent.host_keys import HostKeys
-from decnet_agent.http_server import serve
-from decnet_agent.image_contexts import ImageContexts
-from decnet_agent.labels import LABEL_DECKY
+from decnet_agent import __version__, neighbours
+from decnet_agent.api import routes as http
+from decnet_agent.api.server import serve
+from decnet_agent.deploying.execution import Executor
+from decnet_agent.deploying.network_facts import network_facts
+from decnet_agent.deploying.state import StateFile
+from decnet_agent.engine.client import Engine, Limits
+from decnet_agent.engine.contexts import ImageContexts
+from decnet_agent.engine.labels import LABEL_DECKY
+from decnet_agent.engine.watch import EngineWatch, SeenContainer
+from decnet_agent.evidence.appending import EventAppender
+from decnet_agent.evidence.channel import serve_evidence
+from decnet_agent.evidence.collector import Collector
+from decnet_agent.evidence.event_log import EventLog
+from decnet_agent.furnishing.host_keys import HostKeys
 from decnet_agent.memory import give_back
-from decnet_agent.network_facts import network_facts
 from decnet_agent.settings import AgentSettings
-from decnet_agent.state import StateFile
 
 FIRST_RETRY_SECS = 1.0
 LONGEST_RETRY_SECS = 60.0

@@ -15,11 +15,11 @@ from decnet_core.identity import Role
 from decnet_core.pki.keystore import KeyStore
 
 from decnet_agent import __version__
-from decnet_agent.engine_watch import EngineWatch
-from decnet_agent.image_contexts import ImageContexts, image_tag
+from decnet_agent.deploying.network_facts import network_facts
+from decnet_agent.engine.contexts import ImageContexts, image_tag
+from decnet_agent.engine.labels import LABEL_DECKY, LABEL_IP, LABEL_SERVICES
+from decnet_agent.engine.watch import EngineWatch
 from decnet_agent.joining import read_enrolment
-from decnet_agent.labels import LABEL_DECKY, LABEL_IP, LABEL_SERVICES
-from decnet_agent.network_facts import network_facts
 from decnet_agent.settings import AgentSettings
 
 

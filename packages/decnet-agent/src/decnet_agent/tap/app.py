@@ -28,7 +28,7 @@ import structlog
 from decnet_core import daemon
 from decnet_core.errors import DecnetError, Unavailable
 
-from decnet_agent.evidence_channel import EvidenceSender, evidence_dropped
+from decnet_agent.evidence.channel import EvidenceSender, evidence_dropped
 from decnet_agent.tap import procs
 from decnet_agent.tap.captures import Captures
 from decnet_agent.tap.deckies import DeckyList, RunningDecky

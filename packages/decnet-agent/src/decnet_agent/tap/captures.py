@@ -25,7 +25,7 @@ import structlog
 from decnet_core.errors import DecnetError
 from decnet_core.events import Event, EventType
 
-from decnet_agent.evidence_channel import evidence_dropped
+from decnet_agent.evidence.channel import evidence_dropped
 from decnet_agent.tap import rooted
 from decnet_agent.tap.attribution import writer
 from decnet_agent.tap.fanotify import Fanotify, Written, own_mounts

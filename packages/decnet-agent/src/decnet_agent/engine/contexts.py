@@ -24,7 +24,7 @@ class ImageContexts:
     """The folder of contexts; None is the one that this package brings."""
 
     def __init__(self, directory: Path | None = None) -> None:
-        self._directory = directory if directory is not None else Path(__file__).parent / "images"
+        self._directory = directory if directory is not None else Path(__file__).parent.parent / "images"
 
     def services(self) -> frozenset[str]:
         """Every service that an image can be built for.

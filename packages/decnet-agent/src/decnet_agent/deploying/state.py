@@ -19,7 +19,7 @@ from decnet_core.fleet import Contract, MacAddress, Shard
 from decnet_core.pki.durable import SECRET_MODE, replace_file
 from pydantic import Field, ValidationError
 
-from decnet_agent.planning import Assignment
+from decnet_agent.deploying.planning import Assignment
 
 _SEED_BYTES = 32
 

@@ -18,12 +18,7 @@ import structlog
 from decnet_core.errors import DecnetError
 from decnet_core.fleet import DeckyPhase, DeckySpec, DeckyState, Shard, ShardReport
 
-from decnet_agent.engine import Engine
-from decnet_agent.furnishing import ArchiveEntry, Image, furnish
-from decnet_agent.host_keys import HostKeys
-from decnet_agent.memory import give_back
-from decnet_agent.passwords import hash_password
-from decnet_agent.planning import (
+from decnet_agent.deploying.planning import (
     Assignment,
     BuildImage,
     CreateDecky,
@@ -40,7 +35,12 @@ from decnet_agent.planning import (
     image_set,
     make_plan,
 )
-from decnet_agent.state import StateFile
+from decnet_agent.deploying.state import StateFile
+from decnet_agent.engine.client import Engine
+from decnet_agent.furnishing.accounts import ArchiveEntry, Image, furnish
+from decnet_agent.furnishing.host_keys import HostKeys
+from decnet_agent.furnishing.passwords import hash_password
+from decnet_agent.memory import give_back
 
 DRAIN_SECS = 15.0
 """How long the last words of a stopped container may take into the log; a full disk takes longer, and is waited out

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 from decnet_core.errors import NotFound, Unavailable
 
-from decnet_agent.image_contexts import BASE, LABEL, ImageContexts, image_tag
+from decnet_agent.engine.contexts import BASE, LABEL, ImageContexts, image_tag
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -12,7 +12,7 @@ from pathlib import Path
 from decnet_core.errors import ConfigError
 from decnet_core.settings import required
 
-from decnet_agent.planning import NetworkFacts
+from decnet_agent.deploying.planning import NetworkFacts
 from decnet_agent.settings import AgentSettings
 
 _FIB_TRIE = Path("/proc/net/fib_trie")

@@ -31,10 +31,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from decnet_core.errors import Conflict, DecnetError, NotFound, Unavailable
 
-from decnet_agent.engine_images import EngineImages
-from decnet_agent.furnishing import ACCOUNT_FILES, ArchiveEntry, Image, to_tar
-from decnet_agent.image_contexts import ImageContexts
-from decnet_agent.labels import (
+from decnet_agent.deploying.planning import ExistingDecky, NetworkFacts, PlacedDecky, World, image_set
+from decnet_agent.engine.contexts import ImageContexts
+from decnet_agent.engine.images import EngineImages
+from decnet_agent.engine.labels import (
     LABEL_DECKY,
     LABEL_FINGERPRINT,
     LABEL_GENERATION,
@@ -43,7 +43,7 @@ from decnet_agent.labels import (
     LABEL_NETWORK,
     LABEL_SERVICES,
 )
-from decnet_agent.planning import ExistingDecky, NetworkFacts, PlacedDecky, World, image_set
+from decnet_agent.furnishing.accounts import ACCOUNT_FILES, ArchiveEntry, Image, to_tar
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -6,8 +6,8 @@ They are made once for a name and survive the container: a machine that comes ba
 client that knows it. The three types and their sizes are those that Debian's openssh-server makes at install.
 
 `cryptography` writes OpenSSH's own format, so the worker needs no ssh-keygen. It runs in a short-lived process of its
-own (`python -m decnet_agent.host_keys NAME`): 13 MB that the agent would keep for good, and an RSA key is half a second
-of a core. The keys come back through a pipe.
+own (`python -m decnet_agent.furnishing.host_keys NAME`): 13 MB that the agent would keep for good, and an RSA key is
+half a second of a core. The keys come back through a pipe.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def make_host_keys(host: str) -> dict[str, str]:
 
 
 def _made_elsewhere(decky: str) -> bytes:
-    argv = [sys.executable, "-m", "decnet_agent.host_keys", decky]
+    argv = [sys.executable, "-m", "decnet_agent.furnishing.host_keys", decky]
     try:
         made = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=KEY_SECS, check=True)
     except subprocess.TimeoutExpired as cause:

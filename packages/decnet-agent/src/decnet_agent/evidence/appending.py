@@ -15,7 +15,7 @@ import structlog
 from decnet_core.errors import RetryLater
 from decnet_core.events import Event
 
-from decnet_agent.event_log import EventLog
+from decnet_agent.evidence.event_log import EventLog
 
 MAX_PENDING = 10_000
 """Events in memory, about 10 MB at the longest lines seen."""

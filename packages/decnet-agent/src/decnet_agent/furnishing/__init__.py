@@ -1,0 +1,1 @@
+"""What a decky gets before it first starts: accounts, passwords' hashes, host keys."""
