@@ -19,6 +19,12 @@ from tests.core.process import Program, is_alive, wait_until
 WAIT_SECS = 20
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Let the delays be short; how they grow stays as it is."""
+    monkeypatch.setattr(supervise, "FIRST_DELAY_SECS", 0.01)
+
+
 def shell(script, *arguments, **options):
     return Child("child", ("/bin/sh", "-c", script, "sh", *map(str, arguments)), **options)
 
