@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 from decnet_core.errors import ExitCode
@@ -117,3 +119,27 @@ def test_only_the_agent_may_use_the_engine():
 
 def test_the_user_of_the_units_is_made():
     assert re.search(r"^u decnet ", (FOLDER / "decnet.sysusers.conf").read_text(), re.MULTILINE)
+
+
+PROBE = """
+import json
+from decnet_agent.tap.capabilities import probe_kernel
+print(json.dumps({name: works for name, works, _ in probe_kernel()}))
+"""
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give capabilities away")
+def test_the_taps_capabilities_are_enough():
+    def works_with(*names: str) -> dict[str, bool]:
+        bounding = ",".join(["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in names)])
+        command = ["setpriv", "--no-new-privs", "--inh-caps=-all", f"--bounding-set={bounding}", sys.executable]
+        done = subprocess.run([*command, "-c", PROBE], capture_output=True, text=True, timeout=60, check=True)
+        return json.loads(done.stdout)
+
+    unbounded = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=60, check=True)
+    given = Unit("decnet-tap").get_service("CapabilityBoundingSet").split()
+    assert works_with(*given) == json.loads(unbounded.stdout)
+    if json.loads(unbounded.stdout)["fanotify"]:
+        assert works_with(*(name for name in given if name != "CAP_SYS_ADMIN"))["fanotify"] is False
