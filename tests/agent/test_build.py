@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import docker
 import pytest
+
 from decnet_agent.engine.client import Engine, Limits
 from decnet_agent.engine.contexts import LABEL, ImageContexts
 from decnet_core.errors import NotFound
-
 from tests.lab import slots
 from tests.lab.engine import LabEngine
 from tests.lab.image import SUITE

@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from decnet_agent.engine.watch import MAX_LINE_BYTES, ConsoleLine, ConsoleLines, EngineWatch
 from decnet_agent.evidence.console_cursor import Place
 from decnet_core.errors import ConfigError, NotFound, RemoteProtocolError, Unavailable
-from hypothesis import given
-from hypothesis import strategies as st
 
 STAMP = b"2026-01-31T12:00:00.123456789Z "
 AT_NS = 1769860800123456789

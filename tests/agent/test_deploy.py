@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from decnet_core.fleet import Account, DeckySpec, Shard
 
+from decnet_core.fleet import Account, DeckySpec, Shard
 from tests.agent.worker import Worker
 from tests.lab.engine import LabEngine
 from tests.lab.lan import Lan

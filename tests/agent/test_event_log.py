@@ -12,14 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from decnet_agent.evidence.appending import EventAppender
-from decnet_agent.evidence.event_log import EventLog
-from decnet_core.errors import ConfigError, Conflict, RetryLater
-from decnet_core.events import Event, EventType, Trust, cursor_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from decnet_agent.evidence.appending import EventAppender
+from decnet_agent.evidence.event_log import EventLog
+from decnet_core.errors import ConfigError, Conflict, RetryLater
+from decnet_core.events import Event, EventType, Trust, cursor_key
 from tests.agent.worker import read_events
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -3,11 +3,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from decnet_agent.evidence.guest_lines import read_line
 from decnet_core.events import Event, check, to_syslog
 from decnet_core.syslog.rfc5424 import encode
-from hypothesis import given
-from hypothesis import strategies as st
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

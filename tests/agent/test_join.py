@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+
 from decnet_agent import cli
 from decnet_agent.joining import join, read_enrolment
 from decnet_agent.settings import AgentSettings
@@ -25,7 +26,6 @@ from decnet_core.pki.tls import server_context
 from decnet_master.enrolment.tokens import TokenMint
 from decnet_master.store import Store
 from decnet_master.swarmctl import app as swarmctl
-
 from tests.agent.worker import lay_down
 from tests.pki.world import Ca
 from tests.swarm.master import Template, port_of, running

@@ -5,6 +5,9 @@ from ipaddress import IPv4Address, IPv4Network
 from itertools import count
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from decnet_agent.deploying.planning import (
     Assignment,
     BuildImage,
@@ -24,8 +27,6 @@ from decnet_agent.deploying.planning import (
 )
 from decnet_core.errors import Conflict
 from decnet_core.fleet import Account, DeckySpec, Shard
-from hypothesis import given
-from hypothesis import strategies as st
 
 SUBNET = IPv4Network("10.77.1.0/28")
 FACTS = NetworkFacts("lan0", SUBNET, gateway=SUBNET[1], own=frozenset({SUBNET[2]}))

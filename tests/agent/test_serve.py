@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from decnet_core.errors import ExitCode
 from decnet_core.fleet import DeckySpec, Shard
 from decnet_core.identity import Identity, Role
 from decnet_core.pki.tls import IdentityFiles
-
 from tests.agent.worker import HOST, PROGRAM, Worker, lay_down
 from tests.pki.world import Ca
 

@@ -18,7 +18,6 @@ from decnet_core.pki import certificates
 from decnet_core.pki.keystore import KeyStore
 from decnet_core.pki.tls import IdentityFiles, client_context
 from decnet_core.syslog.rfc5424 import decode
-
 from tests.lab.processes import Daemon, free_port
 from tests.pki.world import Ca, now
 

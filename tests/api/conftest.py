@@ -7,12 +7,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from decnet_master import secret_files
 from decnet_master.api import app as api
 from decnet_master.api.access import Access
 from decnet_master.settings import MasterSettings
 from decnet_master.store import Store
-
 from tests.store.samples import new
 from tests.swarm.master import Template, port_of, running
 

@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import jwt
 import pytest
+from fastapi import FastAPI
+
 from decnet_master import passwords, secret_files
 from decnet_master.api.access import Access
 from decnet_master.api.fanout import Fanout
 from decnet_master.api.routes import application
 from decnet_master.settings import MasterSettings
 from decnet_master.store import Store
-from fastapi import FastAPI
-
 from tests.swarm.master import Template
 
 OPEN = {("GET", "/livez"), ("GET", "/readyz"), ("POST", "/api/v1/auth/login")}

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 
 import httpx
 import pytest
+
 from decnet_master.api import stream
 from decnet_master.api.fanout import QUEUED_PAGES, Fanout
 from decnet_master.api.stream import follow
 from decnet_master.store import Store
-
 from tests.api.conftest import Feed
 from tests.store.samples import HOSTILE_TEXTS
 

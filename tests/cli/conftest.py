@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from decnet_master.cli import main
 
+from decnet_master.cli import main
 from tests.lab.processes import Daemon, free_port
 from tests.swarm.master import Template
 

@@ -8,8 +8,8 @@ import sys
 import time
 
 import pytest
-from decnet_master import __version__
 
+from decnet_master import __version__
 from tests.cli.conftest import Cli, Done
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from decnet_core.errors import DecnetError, ExitCode, PartialFailure
-from decnet_master.cli import terminal
-from decnet_master.cli.outcome import judge
 from hypothesis import given
 from hypothesis import strategies as st
 
+from decnet_core.errors import DecnetError, ExitCode, PartialFailure
+from decnet_master.cli import terminal
+from decnet_master.cli.outcome import judge
 from tests.store.samples import HOSTILE_TEXTS
 
 

@@ -12,10 +12,10 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from decnet_core.enrolment import JoinToken
 from decnet_master.settings import MasterSettings
 from decnet_master.store import Store
-
 from tests.api.conftest import Feed
 from tests.cli.conftest import Cli
 from tests.swarm.master import settings_in

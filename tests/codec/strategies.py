@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
 
-from decnet_core.syslog.rfc5424 import SyslogMessage, encode
 from hypothesis import strategies as st
+
+from decnet_core.syslog.rfc5424 import SyslogMessage, encode
 
 NASTY = [
     '"', "\\", "]", "[", "=", " ", '"]', '\\"', "\\]", "\\\\", '" b="', '"] x', "[relay@55555 ", "nested", "-",

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from decnet_core.errors import RemoteProtocolError
 from decnet_core.syslog.framing import FrameDecoder
 from decnet_core.syslog.rfc5424 import decode, encode

@@ -6,10 +6,11 @@ import time
 from itertools import pairwise
 
 import pytest
-from decnet_core.errors import LocalProtocolError, RemoteProtocolError
-from decnet_core.syslog.framing import LARGEST_FRAME_BYTES, FrameDecoder, encode_frame, encode_frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from decnet_core.errors import LocalProtocolError, RemoteProtocolError
+from decnet_core.syslog.framing import LARGEST_FRAME_BYTES, FrameDecoder, encode_frame, encode_frames
 
 payload_lists = st.lists(st.binary(min_size=1, max_size=30), max_size=12)
 streams = payload_lists.map(encode_frames) | st.lists(

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+
 from decnet_core.errors import LocalProtocolError, RemoteProtocolError
 from decnet_core.syslog import rfc5424
 from decnet_core.syslog.nested import is_clean, stand_in
 from decnet_core.syslog.rfc5424 import SyslogMessage, decode, encode
 from decnet_core.syslog.strict import decode_strict, with_nested
-from hypothesis import given, settings
-
 from tests.codec import strategies
 
 PLAIN = SyslogMessage(

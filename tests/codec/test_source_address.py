@@ -6,9 +6,10 @@ import ipaddress
 import time
 
 import pytest
-from decnet_core.syslog.rfc5424 import source_address_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from decnet_core.syslog.rfc5424 import source_address_of
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import signal
 import socket
 
 import pytest
+
 from decnet_core import daemon
 from decnet_core.errors import Conflict, Unavailable
-
 from tests.core.process import Program, is_alive, wait_until
 
 DAEMON = """

@@ -3,10 +3,11 @@ from __future__ import annotations
 import socket
 
 import pytest
-from decnet_core.endpoints import Endpoint, listen
-from decnet_core.errors import ConfigError, Conflict, Unavailable
 from hypothesis import given
 from hypothesis import strategies as st
+
+from decnet_core.endpoints import Endpoint, listen
+from decnet_core.errors import ConfigError, Conflict, Unavailable
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from decnet_core.enrolment import MAX_TOKEN_CHARS, TOKEN_PREFIX, Enrolment, JoinReply, JoinRequest, JoinToken
-from decnet_core.errors import TrustError
-from decnet_core.identity import MAX_HOST_LENGTH, Role
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
+from decnet_core.enrolment import MAX_TOKEN_CHARS, TOKEN_PREFIX, Enrolment, JoinReply, JoinRequest, JoinToken
+from decnet_core.errors import TrustError
+from decnet_core.identity import MAX_HOST_LENGTH, Role
 
 DATA = Path(__file__).parent / "data"
 SECRET = "s" * 43

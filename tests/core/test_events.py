@@ -3,12 +3,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from decnet_core.errors import LocalProtocolError, RemoteProtocolError
-from decnet_core.events import CATALOGUE, Event, EventType, Trust, check, cursor_key, event_id, from_syslog, to_syslog
-from decnet_core.syslog.rfc5424 import SyslogMessage, decode, encode
 from hypothesis import given
 from hypothesis import strategies as st
 
+from decnet_core.errors import LocalProtocolError, RemoteProtocolError
+from decnet_core.events import CATALOGUE, Event, EventType, Trust, check, cursor_key, event_id, from_syslog, to_syslog
+from decnet_core.syslog.rfc5424 import SyslogMessage, decode, encode
 from tests.codec.strategies import texts
 
 AT = datetime(2026, 11, 23, 17, 0, 0, 123456, tzinfo=UTC)

@@ -4,6 +4,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
+
 from decnet_core.fleet import (
     MAX_DECKIES_PER_SHARD,
     Account,
@@ -15,7 +17,6 @@ from decnet_core.fleet import (
     Shard,
     ShardReport,
 )
-from pydantic import ValidationError
 
 DATA = Path(__file__).parent / "data"
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from decnet_core.errors import TrustError
 from decnet_core.identity import (
     MASTER,
@@ -11,8 +14,6 @@ from decnet_core.identity import (
     identity_of_peer,
     is_host_name,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 hosts = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)
 

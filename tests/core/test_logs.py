@@ -8,10 +8,11 @@ import sys
 import textwrap
 
 import pytest
-from decnet_core.errors import ConfigError
-from decnet_core.logs import configure, shown
 from hypothesis import given
 from hypothesis import strategies as st
+
+from decnet_core.errors import ConfigError
+from decnet_core.logs import configure, shown
 
 PRELUDE = """
 import asyncio, logging, sys, threading

@@ -5,6 +5,7 @@ import secrets
 import socket
 
 import pytest
+
 from decnet_core.notify import notify, watchdog_interval_secs
 
 

@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import pytest
+
 from decnet_core import errors
 from decnet_core.errors import DecnetError, ExitCode
 

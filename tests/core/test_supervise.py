@@ -9,11 +9,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
+
 from decnet_core import supervise
 from decnet_core.errors import ExitCode
 from decnet_core.supervise import CONFLICT_ATTEMPTS, Child, ChildFailed, keep_running
-from structlog.testing import capture_logs
-
 from tests.core.process import Program, is_alive, wait_until
 
 WAIT_SECS = 20

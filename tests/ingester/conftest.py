@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
 from decnet_master.journal.writer import JournalWriter
 from decnet_master.store import Store, migrate
-
 from tests.lab.processes import Daemon
 
 SEGMENT_BYTES = 256 << 10

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from sqlalchemy import make_url
+
 from decnet_core.errors import ExitCode
 from decnet_master.journal.writer import JournalWriter
 from decnet_master.store import Store
-from sqlalchemy import make_url
-
 from tests.ingester.journals import a_line, all_rows, append, until, until_read
 from tests.lab.postgres import PostgresCluster
 from tests.lab.processes import Daemon

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+
 from decnet_core.errors import Conflict, RemoteProtocolError
 from decnet_core.events import Trust, event_id
 from decnet_core.syslog.message import SyslogMessage
@@ -14,7 +15,6 @@ from decnet_master.journal.record import Block, Kind
 from decnet_master.journal.segments import segment_numbers
 from decnet_master.journal.writer import JournalWriter
 from decnet_master.store import Store
-
 from tests.ingester.journals import (
     IDENTITY,
     NOW,

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from decnet_master.ingester.lines import Sorted
-from decnet_master.journal.reader import Batch, Position
 from hypothesis import given
 from hypothesis import strategies as st
+
+from decnet_master.ingester.lines import Sorted
+from decnet_master.journal.reader import Batch, Position
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 HEAD = b"<164>1 2026-11-23T12:30:15Z web-1 ssh 7 guest.line "

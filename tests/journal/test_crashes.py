@@ -9,14 +9,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from decnet_master.journal.reader import START, Batch, JournalReader
-from decnet_master.journal.record import Block, encode_block
-from decnet_master.journal.segments import DURABLE_FILE, segment_path
-from decnet_master.journal.writer import JournalWriter
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from decnet_master.journal.reader import START, Batch, JournalReader
+from decnet_master.journal.record import Block, encode_block
+from decnet_master.journal.segments import DURABLE_FILE, segment_path
+from decnet_master.journal.writer import JournalWriter
 from tests.journal.blocks import SENDER, block, hole
 
 STREAMS = ("s1", "s2")

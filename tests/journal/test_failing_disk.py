@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from decnet_core.errors import RetryLater
 from decnet_master.journal.reader import JournalReader
 from decnet_master.journal.segments import segment_numbers
 from decnet_master.journal.writer import JournalWriter
-
 from tests.journal.blocks import SENDER, block, lines_of, read_all
 
 

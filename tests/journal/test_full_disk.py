@@ -8,11 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
 from decnet_core.errors import RetryLater
 from decnet_master.journal.reader import JournalReader
 from decnet_master.journal.segments import segment_numbers, segment_path
 from decnet_master.journal.writer import JournalWriter
-
 from tests.journal.blocks import SENDER, block, lines_of, read_all
 
 LINE = b"x" * 9_999

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from decnet_core.errors import Conflict, LocalProtocolError, RemoteProtocolError
 from decnet_core.syslog.framing import encode_frames
 from decnet_master.journal.reader import START, JournalReader, Position
@@ -11,7 +12,6 @@ from decnet_master.journal.record import Block, Kind, encode_block
 from decnet_master.journal.segments import DURABLE_FILE, segment_numbers, segment_path
 from decnet_master.journal.table import OffsetTable
 from decnet_master.journal.writer import JournalWriter
-
 from tests.journal.blocks import AT, SENDER, block, hole, lines_of, read_all
 
 

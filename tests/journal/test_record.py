@@ -3,6 +3,9 @@
 import contextlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from decnet_core.errors import LocalProtocolError, RemoteProtocolError
 from decnet_core.syslog.framing import encode_frames
 from decnet_master.journal.record import (
@@ -14,9 +17,6 @@ from decnet_master.journal.record import (
     encode_snapshot,
     records,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.journal.blocks import AT, block, hole
 
 line = st.binary(min_size=1, max_size=40).filter(lambda data: b"\n" not in data)

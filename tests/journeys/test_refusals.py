@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
 from decnet_core.identity import MASTER, Identity, Role
 from decnet_core.pki import tls
 from decnet_core.pki.authority import CertificateAuthority
 from decnet_core.pki.certificates import make_csr
 from decnet_core.pki.keystore import KeyStore
-
 from tests.lab.attack import Target, visit
 from tests.lab.lan import Lan
 from tests.lab.screen import Screen

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from decnet_core.errors import DecnetError
-
 from tests.lab.lan import SSH_OPTIONS, Attacker
 
 Row = Mapping[str, Any]

@@ -33,7 +33,6 @@ from typing import Any
 
 from decnet_core.errors import DecnetError
 from decnet_core.program import print_error
-
 from tests.lab.attack import Expectation, Target, visit
 from tests.lab.engine import LabEngine
 from tests.lab.image import ensure_images

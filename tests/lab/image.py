@@ -30,9 +30,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import docker
-from decnet_core.errors import DecnetError
 from docker.errors import APIError, BuildError, ImageNotFound
 
+from decnet_core.errors import DecnetError
 from tests.lab import slots
 from tests.lab.engine import LabEngine
 from tests.lab.slots import MissingPart

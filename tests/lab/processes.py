@@ -26,7 +26,6 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from decnet_core.errors import Unavailable
-
 from tests.lab import slots
 
 _POLL_SECS = 0.02  # a level is looked for fifty times a second: below what a test's time can show

@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from decnet_core.errors import Unavailable
 
+from decnet_core.errors import Unavailable
 from tests.lab.attack import Expectation, Row
 
 _RECONNECT_SECS = 0.1

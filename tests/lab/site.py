@@ -20,7 +20,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from decnet_core.errors import Unavailable
-
 from tests.lab.lan import Lan
 from tests.lab.processes import Daemon, free_port
 

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from decnet_core.errors import Unavailable
 from docker.models.containers import Container
 from docker.types import EndpointConfig, IPAMConfig, IPAMPool
 
+from decnet_core.errors import Unavailable
 from tests.lab import slots
 from tests.lab.engine import LabEngine
 from tests.lab.lan import Lan

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from decnet_core.errors import Unavailable
 
+from decnet_core.errors import Unavailable
 from tests.packaging.wheels import Wheels, build, copy_tree, uv
 
 

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from decnet_core.events import CATALOGUE, RESERVED_PARAMS, EventType
 
+from decnet_core.events import CATALOGUE, RESERVED_PARAMS, EventType
 from tests.packaging.sources import MODULES
 from tests.packaging.wheels import ROOT
 

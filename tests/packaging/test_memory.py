@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from decnet_core.identity import Identity, Role
 from decnet_core.pki import certificates
 from decnet_core.pki.keystore import KeyStore
-
 from tests.lab.processes import Daemon
 from tests.pki.world import Ca, now
 

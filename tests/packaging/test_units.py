@@ -11,9 +11,9 @@ import subprocess
 import sys
 
 import pytest
+
 from decnet_core.errors import ExitCode
 from decnet_core.settings import RoleSettings
-
 from tests.packaging.wheels import PROGRAMS, ROOT
 
 FOLDER = ROOT / "systemd"

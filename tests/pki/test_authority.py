@@ -10,11 +10,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
+
 from decnet_core.errors import ConfigError, RemoteProtocolError, TrustError
 from decnet_core.pki import certificates
 from decnet_core.pki.authority import CA_LIFETIME, CertificateAuthority
 from decnet_core.pki.verification import load_certificates, verify_chain
-
 from tests.pki.world import AGENT, DAY, Ca
 
 NOW = datetime(2031, 5, 4, 12, tzinfo=UTC)

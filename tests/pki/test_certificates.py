@@ -8,10 +8,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
+
 from decnet_core.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TrustError
 from decnet_core.identity import MASTER, MAX_HOST_LENGTH, Identity, Role
 from decnet_core.pki import certificates, der
-
 from tests.pki.world import AGENT, CLIENT, DAY, LOGSHIP, SERVER, Ca
 
 NOW = datetime(2031, 5, 4, 12, tzinfo=UTC)

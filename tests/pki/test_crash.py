@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
 from decnet_core.errors import TrustError
 from decnet_core.identity import Role
 from decnet_core.pki import certificates
 from decnet_core.pki.authority import CertificateAuthority
 from decnet_core.pki.keystore import KeyStore
-
 from tests.pki.world import AGENT, now
 
 NOW = datetime(2031, 5, 4, 12, tzinfo=UTC)

@@ -4,12 +4,12 @@ import contextlib
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from decnet_core.errors import RemoteProtocolError
-from decnet_core.pki import certificates
-from decnet_core.pki.der import Usage, usages
 from hypothesis import given
 from hypothesis import strategies as st
 
+from decnet_core.errors import RemoteProtocolError
+from decnet_core.pki import certificates
+from decnet_core.pki.der import Usage, usages
 from tests.pki.world import CLIENT, SERVER, Ca
 
 CA = Ca.make()

@@ -6,11 +6,11 @@ import sys
 from datetime import timedelta
 
 import pytest
+
 from decnet_core.errors import ConfigError, TrustError
 from decnet_core.identity import MASTER, WORKER_ROLES, Identity, Role
 from decnet_core.pki import certificates
 from decnet_core.pki.keystore import KeyStore
-
 from tests.pki.world import AGENT, DAY, LOGSHIP, SERVER, lay_down, now
 
 

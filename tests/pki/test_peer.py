@@ -10,12 +10,12 @@ import httpx
 import pytest
 import uvicorn
 import uvloop
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
 from decnet_core.errors import TrustError
 from decnet_core.identity import MASTER, MASTER_HOST
 from decnet_core.peer import Peer, admit, bind_peer, peer_in, peer_of
 from decnet_core.pki import certificates, tls
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
 from tests.pki.world import AGENT, LOGSHIP, WAIT_SECS, Echo, lay_down
 
 BROKEN = (httpx.TransportError, ssl.SSLError, OSError)

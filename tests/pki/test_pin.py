@@ -5,11 +5,11 @@ from base64 import b64encode
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+
 from decnet_core.errors import TrustError
 from decnet_core.pki import certificates
 from decnet_core.pki.pin import pinned_ca
 from decnet_core.pki.tls import client_context
-
 from tests.pki.world import Ca
 
 

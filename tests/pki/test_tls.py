@@ -6,11 +6,11 @@ from asyncio import sslproto
 from datetime import timedelta
 
 import pytest
+
 from decnet_core.errors import TrustError
 from decnet_core.identity import MASTER
 from decnet_core.pki import certificates, tls
 from decnet_core.pki.tls import client_context, reload, server_context, unverified_context
-
 from tests.pki.world import AGENT, DAY, LOGSHIP, SERVER, WAIT_SECS, Ca, Echo, lay_down, now
 
 # What a refused client sees: an alert, a reset or an early end.

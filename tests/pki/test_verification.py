@@ -3,12 +3,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from decnet_core.errors import RemoteProtocolError, TrustError
 from decnet_core.identity import MASTER
 from decnet_core.pki import certificates
 from decnet_core.pki.der import Usage
 from decnet_core.pki.verification import load_certificates, verify_chain
-
 from tests.pki.world import AGENT, CLIENT, DAY, LOGSHIP, SERVER, Ca
 
 NOW = datetime(2031, 5, 4, 12, tzinfo=UTC)

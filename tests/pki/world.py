@@ -12,6 +12,7 @@ from typing import Self
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
 from decnet_core.identity import MASTER, MASTER_HOST, Identity, Role
 from decnet_core.pki import certificates
 from decnet_core.pki.certificates import PrivateKey

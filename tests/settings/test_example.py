@@ -6,12 +6,12 @@ import os
 import re
 
 import pytest
+
 from decnet_agent.settings import AgentSettings
 from decnet_core.settings import SECTIONS, RoleSettings
 from decnet_logship.settings import LogshipSettings
 from decnet_master.settings import MasterSettings
 from decnet_updater.settings import UpdaterSettings
-
 from tests.packaging.wheels import ROOT
 
 ROLES = (MasterSettings, AgentSettings, UpdaterSettings, LogshipSettings)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 import pytest
-from decnet_core.errors import ConfigError, ExitCode
-from decnet_core.settings import MAX_CONFIG_BYTES, SECTIONS, RoleSettings, config_path, required
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
+
+from decnet_core.errors import ConfigError, ExitCode
+from decnet_core.settings import MAX_CONFIG_BYTES, SECTIONS, RoleSettings, config_path, required
 
 
 class Settings(RoleSettings):

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from decnet_core.pki.authority import CertificateAuthority
 
+from decnet_core.pki.authority import CertificateAuthority
 from tests.shipping.place import Place
 
 

@@ -17,7 +17,6 @@ from decnet_core.shipping.control import ALPN
 from decnet_master.journal.writer import JournalWriter
 from decnet_master.listener.committer import Committer
 from decnet_master.listener.server import Server, ServerLimits
-
 from tests.shipping.place import WORKER, Place
 
 WAIT_SECS = 20.0  # a bound for what takes milliseconds

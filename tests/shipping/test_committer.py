@@ -8,7 +8,6 @@ from pathlib import Path
 from decnet_master.journal.record import Block
 from decnet_master.journal.writer import JournalWriter
 from decnet_master.listener.committer import Committer
-
 from tests.journal.blocks import SENDER, block
 from tests.shipping.receiving import reached
 

@@ -1,6 +1,9 @@
 """Control frames: written and read back, and nothing else is one."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from decnet_core.errors import LocalProtocolError, RemoteProtocolError
 from decnet_core.shipping.control import (
     MAX_OFFSET,
@@ -16,8 +19,6 @@ from decnet_core.shipping.control import (
     encode_control,
     is_control,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 STREAM = "0123456789abcdef" * 2
 offsets = st.integers(0, MAX_OFFSET)

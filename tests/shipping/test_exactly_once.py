@@ -7,13 +7,14 @@ a file or a commit. At the end the receiver holds exactly the file's bytes.
 
 from dataclasses import dataclass, field
 
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from decnet_core.shipping import receiver as rx
 from decnet_core.shipping import sender as tx
 from decnet_core.shipping.receiver import Receiver
 from decnet_core.shipping.sender import Sender
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 LIMITS = tx.Limits(window_bytes=40)
 

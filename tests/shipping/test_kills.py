@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from decnet_core.errors import ExitCode
 
+from decnet_core.errors import ExitCode
 from tests.lab.processes import Daemon, free_port
 from tests.shipping.place import Log, Place, streams
 

@@ -1,12 +1,13 @@
 """The receiver's machine, told as conversations."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from decnet_core.errors import LocalProtocolError, RemoteProtocolError, Unavailable
 from decnet_core.shipping.control import MAX_LINE_BYTES, Ack, Hello, Ping, Reason, Refuse, Resume, Skip, encode_control
 from decnet_core.shipping.receiver import End, Limits, Receiver, Resolve, Send, State, Store
 from decnet_core.syslog.framing import encode_frame, encode_frames
-from hypothesis import given
-from hypothesis import strategies as st
 
 STREAM = "0123456789abcdef" * 2
 LIMITS = Limits(hello_secs=15, silence_secs=120)

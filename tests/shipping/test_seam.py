@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from decnet_agent.evidence.event_log import EventLog
 from decnet_core.events import Event, EventType, Trust, from_syslog
 from decnet_core.syslog.rfc5424 import decode
-
 from tests.shipping.place import WORKER, Place, batches
 from tests.shipping.receiving import reached, receiving
 from tests.shipping.test_shipping import shipping

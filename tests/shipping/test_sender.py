@@ -1,11 +1,12 @@
 """The sender's machine, told as conversations."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from decnet_core.errors import LocalProtocolError, RemoteProtocolError, Unavailable
 from decnet_core.shipping.control import MAX_LINE_BYTES, Ack, Hello, Ping, Reason, Refuse, Resume, Skip, encode_control
 from decnet_core.shipping.sender import Acked, Begin, End, Limits, Refused, Send, Sender, Skipped, State
-from hypothesis import given
-from hypothesis import strategies as st
 
 STREAM = "0123456789abcdef" * 2
 LIMITS = Limits(greeting_secs=30, ack_secs=60, quiet_secs=20, window_bytes=100)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
 from decnet_core.endpoints import Endpoint
 from decnet_core.errors import ConfigError, TrustError
 from decnet_core.identity import MASTER_HOST, Identity, Role
@@ -25,7 +26,6 @@ from decnet_logship.shipper import Shipper
 from decnet_logship.state import read
 from decnet_logship.wakeup import watch
 from decnet_master.listener.server import ServerLimits
-
 from tests.shipping.place import SENDER, Log, Place, batches, enrol, streams
 from tests.shipping.receiving import WAIT_SECS, Receiving, reached, receiving
 

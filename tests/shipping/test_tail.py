@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+
 from decnet_core.errors import RemoteProtocolError
 from decnet_core.shipping.control import MAX_LINE_BYTES
 from decnet_logship.tail import BLOCK_BYTES, Foreign, Hole, LogFile, rotated_files
 from decnet_logship.wakeup import watch
-
 from tests.shipping.place import Log
 from tests.shipping.receiving import WAIT_SECS
 

@@ -5,10 +5,10 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+
 from decnet_core.errors import Conflict
 from decnet_master.journal.reader import START, Position
 from decnet_master.store import DeadLetter, NewEvent, Store
-
 from tests.store.samples import HOSTILE_TEXTS, NOW, an_event, new
 
 P1, P2 = Position(1, 100), Position(1, 200)

@@ -3,10 +3,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from decnet_core.errors import Conflict
 from decnet_core.fleet import Account, DeckyPhase, DeckySpec, DeckyState, ShardReport
 from decnet_master.store import Store
-
 from tests.store.samples import NOW, enrol
 
 

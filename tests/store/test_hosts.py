@@ -4,9 +4,9 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+
 from decnet_core.errors import Conflict, DecnetError, NotFound, TrustError
 from decnet_master.store import HostStatus, Redemption, Store
-
 from tests.store.samples import LATER, NOW, enrol, redemption
 
 TOKEN = "a" * 16

@@ -8,13 +8,13 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect
+
 from decnet_core.errors import ConfigError, RetryLater, Unavailable
 from decnet_master.store import Store, migrate
 from decnet_master.store.engine import Database, database_url
 from decnet_master.store.migration import alembic_config, walk
 from decnet_master.store.schema import HEAD, metadata
-from sqlalchemy import Connection, inspect
-
 from tests.store.samples import NOW as _NOW
 
 

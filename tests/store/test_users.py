@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+
 from decnet_core.errors import Conflict, NotFound
 from decnet_master.store import Store, User, UserRole
-
 from tests.store.samples import LATER, NOW
 
 

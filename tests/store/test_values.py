@@ -4,10 +4,11 @@ import json
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from decnet_core.errors import LocalProtocolError
-from decnet_master.store.values import iso, json_object, json_text, micros, moment, original, storable
 from hypothesis import given
 from hypothesis import strategies as st
+
+from decnet_core.errors import LocalProtocolError
+from decnet_master.store.values import iso, json_object, json_text, micros, moment, original, storable
 
 any_text = st.text(st.characters(exclude_categories=[])) | st.text("\0\x1a\ud800\udfff0a1", max_size=12)
 

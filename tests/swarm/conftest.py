@@ -5,10 +5,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from decnet_master.settings import MasterSettings
 from decnet_master.store import Store
 from decnet_master.swarmctl import app as swarmctl
-
 from tests.swarm.master import Template, controller_client, port_of, running
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
 from decnet_core.daemon import Ready
 from decnet_master import installation, secret_files
 from decnet_master.settings import MasterSettings

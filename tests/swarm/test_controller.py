@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import httpx
 import pytest
+
 from decnet_core.errors import ConfigError, Conflict, TrustError
 from decnet_master import secret_files
 from decnet_master.settings import MasterSettings
 from decnet_master.swarmctl import app as swarmctl
-
 from tests.swarm.master import Template, port_of, running
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+
 from decnet_agent import joining
 from decnet_agent.settings import AgentSettings
 from decnet_core.endpoints import Endpoint
@@ -26,7 +27,6 @@ from decnet_core.pki.verification import load_certificates, verify_chain
 from decnet_master.enrolment.tokens import TokenMint
 from decnet_master.store import HostStatus, Store
 from decnet_master.swarmctl.app import App
-
 from tests.swarm.master import LISTENER_PORT, Template, port_of
 
 REFUSED = 403

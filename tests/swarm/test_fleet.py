@@ -8,12 +8,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from decnet_agent import joining
 from decnet_agent.settings import AgentSettings
 from decnet_core.enrolment import JoinToken
 from decnet_core.identity import Role
 from decnet_master.store import Store
-
 from tests.swarm.agents import DictionaryAgent, joined
 
 

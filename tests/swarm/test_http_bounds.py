@@ -7,6 +7,9 @@ import socket
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from fastapi import Request
+from starlette.types import ASGIApp
+
 from decnet_core.daemon import Ready
 from decnet_core.endpoints import Endpoint, listen
 from decnet_core.errors import RetryLater
@@ -16,8 +19,6 @@ from decnet_master.http_guard import Bounds, Guard
 from decnet_master.http_server import Limits, serve
 from decnet_master.problems import TooManyRequests, error_of, problem_of
 from decnet_master.rate_limit import MAX_CALLERS, RateLimit
-from fastapi import Request
-from starlette.types import ASGIApp
 
 WAIT_SECS = 15
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+
 from decnet_core.endpoints import Endpoint
 from decnet_core.errors import ConfigError
 from decnet_core.pki.keystore import StoredIdentity
@@ -15,7 +16,6 @@ from decnet_core.pki.verification import load_certificates
 from decnet_master import installation
 from decnet_master.enrolment.tokens import public_endpoint
 from decnet_master.settings import MasterSettings
-
 from tests.swarm.master import settings_in
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from decnet_core.errors import Conflict, NotFound
 from decnet_core.fleet import MAX_DECKIES_PER_SHARD, DeckySpec
 from decnet_core.identity import is_host_name
 from decnet_master.planning import FleetRequest, NoWorkers, Placement, plan_deploy, plan_teardown, shards
-from hypothesis import given
-from hypothesis import strategies as st
 
 HOSTS = ["w1", "w2", "w3", "w4"]
 

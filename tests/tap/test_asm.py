@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
+
 from decnet_agent.tap import programs
 from decnet_agent.tap.asm import EQ, R0, Assembler
 from decnet_core.errors import LocalProtocolError

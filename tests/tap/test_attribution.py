@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from decnet_agent.tap import attribution
-from decnet_agent.tap.attribution import Flow, Process, ProcessTable
-from decnet_agent.tap.programs import Kind
 from hypothesis import given
 from hypothesis import strategies as st
 
+from decnet_agent.tap import attribution
+from decnet_agent.tap.attribution import Flow, Process, ProcessTable
+from decnet_agent.tap.programs import Kind
 from tests.tap.records import SECOND, packed, record
 
 FLOW = Flow("10.0.0.9", 40000, "10.0.0.1", 22)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from decnet_agent.tap import btf, programs
 from decnet_agent.tap.probes import KERNEL_TYPES
 from decnet_core.errors import NotFound, RemoteProtocolError
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def _blob() -> bytes:

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from decnet_agent.tap.deckies import DeckyList, RunningDecky, parse
-from decnet_core.errors import RemoteProtocolError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from decnet_agent.tap.deckies import DeckyList, RunningDecky, parse
+from decnet_core.errors import RemoteProtocolError
 
 ROW = {"name": "web-01", "container_id": "c0ffee", "pid1": 4242}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 
 import pytest
-from decnet_agent.tap import decoding
-from decnet_agent.tap.programs import Kind
-from decnet_core.errors import RemoteProtocolError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from decnet_agent.tap import decoding
+from decnet_agent.tap.programs import Kind
+from decnet_core.errors import RemoteProtocolError
 from tests.tap.records import packed, record
 
 WORDS = st.lists(st.binary(max_size=40).filter(lambda word: b"\0" not in word), min_size=1, max_size=8)

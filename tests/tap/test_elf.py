@@ -8,10 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from decnet_agent.tap import elf
-from decnet_core.errors import NotFound, RemoteProtocolError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from decnet_agent.tap import elf
+from decnet_core.errors import NotFound, RemoteProtocolError
 
 BASH = Path("/bin/bash")
 

@@ -13,12 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from decnet_agent.evidence import channel
 from decnet_agent.evidence.channel import EvidenceSender, serve_evidence
 from decnet_core.errors import RemoteProtocolError, Unavailable
 from decnet_core.events import Event, EventType, Trust
-from hypothesis import given
-from hypothesis import strategies as st
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 

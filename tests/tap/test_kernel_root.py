@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from decnet_agent.tap import capabilities, decoding, kernel, procs
 from decnet_agent.tap.decoding import Record
 from decnet_agent.tap.probes import KernelProbes

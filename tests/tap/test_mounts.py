@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
-from decnet_agent.tap.fanotify import Mount, own_mounts
-from decnet_core.errors import NotFound
 from hypothesis import given
 from hypothesis import strategies as st
+
+from decnet_agent.tap.fanotify import Mount, own_mounts
+from decnet_core.errors import NotFound
 
 MOUNTINFO = """\
 700 500 0:60 / / rw,relatime master:1 - overlay overlay rw,lowerdir=/l,upperdir=/u

@@ -9,10 +9,11 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from decnet_agent.tap.quarantine import Quarantine
-from decnet_core.errors import Unavailable
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from decnet_agent.tap.quarantine import Quarantine
+from decnet_core.errors import Unavailable
 
 
 def _keep(quarantine: Quarantine, path: Path, content: bytes):

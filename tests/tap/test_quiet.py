@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from decnet_agent.tap.quiet import quiet_distance
 from hypothesis import given
 from hypothesis import strategies as st
+
+from decnet_agent.tap.quiet import quiet_distance
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from decnet_agent.evidence.channel import serve_evidence
-from decnet_core.events import Event, EventType, check
 from docker.models.containers import Container
 from docker.types import IPAMConfig, IPAMPool
 
+from decnet_agent.evidence.channel import serve_evidence
+from decnet_core.events import Event, EventType, check
 from tests.lab.engine import LabEngine
 from tests.lab.lan import Lan
 from tests.lab.processes import Daemon

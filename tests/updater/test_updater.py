@@ -12,12 +12,12 @@ import sys
 
 import httpx
 import pytest
+
 from decnet_core.identity import MASTER, Identity, Role
 from decnet_core.pki import certificates
 from decnet_core.pki.keystore import KeyStore
 from decnet_core.pki.tls import client_context
 from decnet_updater import __version__
-
 from tests.lab.processes import Daemon
 from tests.pki.world import Ca, lay_down, now
 

@@ -21,16 +21,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 import structlog
-from decnet_core import daemon
-from decnet_core.daemon import Ready
-from decnet_core.endpoints import Endpoint, listen
-from decnet_core.enrolment import ENROLMENT_FILE
-from decnet_core.errors import DecnetError, RemoteProtocolError, Unavailable
-from decnet_core.fleet import AgentStatus, DeckyPhase, DeckyState, Health, Shard, ShardReport
-from decnet_core.identity import Role
-from decnet_core.pki.keystore import KeyStore, StoredIdentity
-from decnet_core.pki.tls import server_context
-from decnet_core.supervise import Child, keep_running
 
 from decnet_agent import __version__, neighbours
 from decnet_agent.api import routes as http
@@ -49,6 +39,16 @@ from decnet_agent.evidence.event_log import EventLog
 from decnet_agent.furnishing.host_keys import HostKeys
 from decnet_agent.memory import give_back
 from decnet_agent.settings import AgentSettings
+from decnet_core import daemon
+from decnet_core.daemon import Ready
+from decnet_core.endpoints import Endpoint, listen
+from decnet_core.enrolment import ENROLMENT_FILE
+from decnet_core.errors import DecnetError, RemoteProtocolError, Unavailable
+from decnet_core.fleet import AgentStatus, DeckyPhase, DeckyState, Health, Shard, ShardReport
+from decnet_core.identity import Role
+from decnet_core.pki.keystore import KeyStore, StoredIdentity
+from decnet_core.pki.tls import server_context
+from decnet_core.supervise import Child, keep_running
 
 FIRST_RETRY_SECS = 1.0
 LONGEST_RETRY_SECS = 60.0

@@ -10,9 +10,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from decnet_core.program import run_program
-
 from decnet_agent import __version__
+from decnet_core.program import run_program
 
 if TYPE_CHECKING:
     from decnet_agent.settings import AgentSettings
@@ -81,9 +80,8 @@ def _settings() -> AgentSettings:
 
 
 def _join(chosen: argparse.Namespace) -> int | None:
-    from decnet_core.enrolment import JoinToken  # noqa: PLC0415 - see above
-
     from decnet_agent.joining import join  # noqa: PLC0415 - see above
+    from decnet_core.enrolment import JoinToken  # noqa: PLC0415 - see above
 
     settings = _settings()
     identity = join(settings, JoinToken.parse(_token_text(chosen)), address=chosen.address)
@@ -130,10 +128,9 @@ def _serve(chosen: argparse.Namespace) -> int | None:
 def _tap() -> int | None:
     import asyncio  # noqa: PLC0415 - see above
 
+    from decnet_agent.tap.app import serve  # noqa: PLC0415 - see above
     from decnet_core import logs  # noqa: PLC0415 - see above
     from decnet_core.daemon import die_with_parent  # noqa: PLC0415 - see above
-
-    from decnet_agent.tap.app import serve  # noqa: PLC0415 - see above
 
     die_with_parent()
     settings = _settings()

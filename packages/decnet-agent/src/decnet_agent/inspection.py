@@ -10,10 +10,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from decnet_core.errors import ConfigError, DecnetError, ExitCode, NotFound, TrustError, Unavailable
-from decnet_core.identity import Role
-from decnet_core.pki.keystore import KeyStore
-
 from decnet_agent import __version__
 from decnet_agent.deploying.network_facts import network_facts
 from decnet_agent.engine.contexts import ImageContexts, image_tag
@@ -21,6 +17,9 @@ from decnet_agent.engine.labels import LABEL_DECKY, LABEL_IP, LABEL_SERVICES
 from decnet_agent.engine.watch import EngineWatch
 from decnet_agent.joining import read_enrolment
 from decnet_agent.settings import AgentSettings
+from decnet_core.errors import ConfigError, DecnetError, ExitCode, NotFound, TrustError, Unavailable
+from decnet_core.identity import Role
+from decnet_core.pki.keystore import KeyStore
 
 
 def print_status(settings: AgentSettings, *, as_json: bool) -> int:

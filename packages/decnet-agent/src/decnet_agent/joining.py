@@ -23,6 +23,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
+from decnet_agent import __version__, master_client
+from decnet_agent.settings import AgentSettings
 from decnet_core.endpoints import Endpoint
 from decnet_core.enrolment import ENROLMENT_FILE, Enrolment, JoinReply, JoinRequest, JoinToken
 from decnet_core.errors import ConfigError, Conflict, RemoteProtocolError, TrustError
@@ -32,10 +36,6 @@ from decnet_core.pki.durable import PUBLIC_MODE, replace_file
 from decnet_core.pki.keystore import KeyStore, StoredIdentity
 from decnet_core.pki.pin import pinned_ca
 from decnet_core.pki.tls import client_context
-from pydantic import ValidationError
-
-from decnet_agent import __version__, master_client
-from decnet_agent.settings import AgentSettings
 
 if TYPE_CHECKING:
     from decnet_core.pki.certificates import PrivateKey
@@ -145,6 +145,7 @@ def _csr(store: KeyStore, identity: Identity, stored: StoredIdentity | None) -> 
 
 def _stored_key(stored: StoredIdentity) -> PrivateKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415 - as above
+
     from decnet_core.pki.certificates import PrivateKey  # noqa: PLC0415 - as above
 
     key = load_pem_private_key(stored.files.key.read_bytes(), None)

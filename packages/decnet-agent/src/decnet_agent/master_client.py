@@ -14,13 +14,14 @@ import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from decnet_core.endpoints import Endpoint
 from decnet_core.enrolment import JoinReply, JoinRequest
 from decnet_core.errors import Conflict, DecnetError, RemoteProtocolError, RetryLater, TrustError, Unavailable
 from decnet_core.identity import MASTER_HOST
 from decnet_core.logs import shown
 from decnet_core.pki.tls import unverified_context
-from pydantic import ValidationError
 
 if TYPE_CHECKING:
     import httpx

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import structlog
+
 from decnet_core.supervise import Child
 
 _SYSTEMD = Path("/run/systemd/system")

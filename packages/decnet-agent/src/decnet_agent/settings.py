@@ -11,8 +11,9 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
-from decnet_core.settings import RoleSettings
 from pydantic import Field, model_validator
+
+from decnet_core.settings import RoleSettings
 
 _MIB = 1 << 20
 

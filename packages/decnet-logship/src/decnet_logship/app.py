@@ -6,6 +6,8 @@ import functools
 from datetime import UTC, datetime
 
 import structlog
+from pydantic import ValidationError
+
 from decnet_core.daemon import run
 from decnet_core.endpoints import Endpoint
 from decnet_core.enrolment import ENROLMENT_FILE, Enrolment
@@ -13,8 +15,6 @@ from decnet_core.errors import ConfigError
 from decnet_core.identity import Role
 from decnet_core.pki.keystore import KeyStore
 from decnet_core.settings import config_path
-from pydantic import ValidationError
-
 from decnet_logship.settings import LogshipSettings
 from decnet_logship.shipper import Shipper
 from decnet_logship.wakeup import watch

@@ -6,7 +6,6 @@ import argparse
 from typing import NoReturn
 
 from decnet_core.program import run_program
-
 from decnet_logship import __version__
 
 
@@ -39,7 +38,6 @@ def _serve() -> int:
 
     from decnet_core import logs  # noqa: PLC0415
     from decnet_core.daemon import die_with_parent  # noqa: PLC0415
-
     from decnet_logship.app import build  # noqa: PLC0415
     from decnet_logship.settings import LogshipSettings  # noqa: PLC0415
 

@@ -13,13 +13,13 @@ import time
 from typing import Protocol
 
 import structlog
+
 from decnet_core.endpoints import Endpoint
 from decnet_core.errors import RemoteProtocolError, TrustError, Unavailable
 from decnet_core.identity import MASTER, MASTER_HOST
 from decnet_core.peer import peer_of
 from decnet_core.shipping.control import ALPN
 from decnet_core.shipping.sender import Acked, Begin, Command, End, Limits, Send, Sender, Skipped, State
-
 from decnet_logship.tail import Hole, LogFile
 
 TICK_SECS = 0.5

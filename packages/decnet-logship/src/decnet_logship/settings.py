@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from decnet_core.settings import RoleSettings
 from pydantic import Field
+
+from decnet_core.settings import RoleSettings
 
 
 class LogshipSettings(RoleSettings):

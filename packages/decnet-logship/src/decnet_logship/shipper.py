@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
+
 from decnet_core.endpoints import Endpoint
 from decnet_core.errors import DecnetError
 from decnet_core.identity import Role
@@ -22,7 +23,6 @@ from decnet_core.pki.keystore import KeyStore
 from decnet_core.pki.tls import client_context
 from decnet_core.shipping.control import ALPN
 from decnet_core.shipping.sender import Limits
-
 from decnet_logship.connection import Connection
 from decnet_logship.settings import LogshipSettings
 from decnet_logship.state import State, acked_before

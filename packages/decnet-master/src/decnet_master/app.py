@@ -15,7 +15,6 @@ from typing import Protocol
 
 from decnet_core import daemon
 from decnet_core.supervise import Child, keep_running
-
 from decnet_master.settings import MasterSettings
 
 PARTS = ("swarmctl", "listener", "ingester", "api")

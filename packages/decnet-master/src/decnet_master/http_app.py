@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from decnet_core.errors import DecnetError
-from decnet_core.logs import shown
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from decnet_core.errors import DecnetError
+from decnet_core.logs import shown
 from decnet_master.problems import MAX_DETAIL_CHARS, MEDIA_TYPE, Problem, problem_of
 
 

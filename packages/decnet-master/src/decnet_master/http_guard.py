@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from email.utils import formatdate
 
 import structlog
-from decnet_core.errors import DecnetError, TrustError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from decnet_core.errors import DecnetError, TrustError
 from decnet_master.http_app import answer_of
 from decnet_master.problems import TooLarge, TooSlow
 

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
-from decnet_core.daemon import Ready
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from decnet_core.daemon import Ready
 
 HANDSHAKE_SECS = 10.0
 """A handshake takes milliseconds; over a bad mobile link a second or two."""

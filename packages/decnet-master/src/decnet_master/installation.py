@@ -20,6 +20,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from cryptography import x509
+
 from decnet_core.endpoints import Endpoint
 from decnet_core.errors import ConfigError, TrustError
 from decnet_core.identity import MASTER, Role
@@ -27,7 +28,6 @@ from decnet_core.pki.authority import CERTIFICATE_FILE, CertificateAuthority
 from decnet_core.pki.certificates import make_csr
 from decnet_core.pki.keystore import KeyStore, StoredIdentity
 from decnet_core.pki.verification import load_certificates
-
 from decnet_master import passwords, secret_files
 from decnet_master.settings import MasterSettings
 from decnet_master.store import Store, migrate

@@ -16,7 +16,6 @@ from random import Random
 
 from decnet_core.errors import Conflict, DecnetError, NotFound
 from decnet_core.fleet import MAX_DECKIES_PER_SHARD, Account, DeckySpec, Shard
-
 from decnet_master import disguise
 
 MAX_FLEET = 5_000

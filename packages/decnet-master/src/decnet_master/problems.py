@@ -19,7 +19,6 @@ from typing import Any
 from decnet_core import errors
 from decnet_core.errors import DecnetError
 from decnet_core.logs import shown
-
 from decnet_master.planning import NoWorkers
 
 MEDIA_TYPE = "application/problem+json"

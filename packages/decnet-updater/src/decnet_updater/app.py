@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
+
 from decnet_core import daemon
 from decnet_core.endpoints import Endpoint, listen
 from decnet_core.identity import Role
 from decnet_core.pki.keystore import KeyStore, StoredIdentity
 from decnet_core.pki.tls import server_context
-
 from decnet_updater.http import application
 from decnet_updater.http_server import serve
 from decnet_updater.settings import UpdaterSettings

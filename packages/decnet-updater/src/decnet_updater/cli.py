@@ -9,7 +9,6 @@ import argparse
 from typing import NoReturn
 
 from decnet_core.program import run_program
-
 from decnet_updater import __version__
 
 _EPILOG = """\
@@ -40,7 +39,6 @@ def _serve() -> None:
 
     from decnet_core import logs  # noqa: PLC0415
     from decnet_core.daemon import die_with_parent  # noqa: PLC0415
-
     from decnet_updater.app import App  # noqa: PLC0415
     from decnet_updater.settings import UpdaterSettings  # noqa: PLC0415
 

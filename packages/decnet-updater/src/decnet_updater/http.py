@@ -18,15 +18,15 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import structlog
-from decnet_core.fleet import Contract, Health, HostName
-from decnet_core.identity import MASTER, Role
-from decnet_core.peer import ASGIApp, Receive, Scope, Send, peer_in
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from decnet_core.fleet import Contract, Health, HostName
+from decnet_core.identity import MASTER, Role
+from decnet_core.peer import ASGIApp, Receive, Scope, Send, peer_in
 from decnet_updater import __version__
 
 log = structlog.get_logger()

@@ -18,10 +18,11 @@ from typing import Any
 
 import structlog
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
 from decnet_core.daemon import Ready
 from decnet_core.errors import TrustError
 from decnet_core.peer import ASGIApp, admit
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HANDSHAKE_SECS = 10.0
 """A handshake takes milliseconds; over a bad mobile link a second or two."""

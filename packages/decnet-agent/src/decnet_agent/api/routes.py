@@ -20,15 +20,16 @@ import asyncio
 from typing import Protocol
 
 import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
 from decnet_core import errors
 from decnet_core.errors import DecnetError, RemoteProtocolError, TrustError
 from decnet_core.fleet import AgentStatus, Health, Shard, ShardReport
 from decnet_core.identity import MASTER
 from decnet_core.peer import ASGIApp, Receive, Scope, Send, peer_in
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
 
 MAX_BODY_BYTES = 4 << 20
 """The largest shard, 1,000 deckies with 16 accounts each, is half of it."""

@@ -15,8 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, Protocol, TypeVar
 
 import structlog
-from decnet_core.errors import DecnetError
-from decnet_core.fleet import DeckyPhase, DeckySpec, DeckyState, Shard, ShardReport
 
 from decnet_agent.deploying.planning import (
     Assignment,
@@ -41,6 +39,8 @@ from decnet_agent.furnishing.accounts import ArchiveEntry, Image, furnish
 from decnet_agent.furnishing.host_keys import HostKeys
 from decnet_agent.furnishing.passwords import hash_password
 from decnet_agent.memory import give_back
+from decnet_core.errors import DecnetError
+from decnet_core.fleet import DeckyPhase, DeckySpec, DeckyState, Shard, ShardReport
 
 DRAIN_SECS = 15.0
 """How long the last words of a stopped container may take into the log; a full disk takes longer, and is waited out

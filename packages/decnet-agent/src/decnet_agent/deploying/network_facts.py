@@ -9,11 +9,10 @@ from ipaddress import AddressValueError, IPv4Address
 from itertools import pairwise
 from pathlib import Path
 
-from decnet_core.errors import ConfigError
-from decnet_core.settings import required
-
 from decnet_agent.deploying.planning import NetworkFacts
 from decnet_agent.settings import AgentSettings
+from decnet_core.errors import ConfigError
+from decnet_core.settings import required
 
 _FIB_TRIE = Path("/proc/net/fib_trie")
 _INTERFACES = Path("/sys/class/net")

@@ -14,12 +14,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated
 
-from decnet_core.errors import ConfigError, RetryLater
-from decnet_core.fleet import Contract, MacAddress, Shard
-from decnet_core.pki.durable import SECRET_MODE, replace_file
 from pydantic import Field, ValidationError
 
 from decnet_agent.deploying.planning import Assignment
+from decnet_core.errors import ConfigError, RetryLater
+from decnet_core.fleet import Contract, MacAddress, Shard
+from decnet_core.pki.durable import SECRET_MODE, replace_file
 
 _SEED_BYTES = 32
 

@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from decnet_core.errors import Conflict, DecnetError, NotFound, Unavailable
 
 from decnet_agent.deploying.planning import ExistingDecky, NetworkFacts, PlacedDecky, World, image_set
 from decnet_agent.engine.contexts import ImageContexts
@@ -44,6 +43,7 @@ from decnet_agent.engine.labels import (
     LABEL_SERVICES,
 )
 from decnet_agent.furnishing.accounts import ACCOUNT_FILES, ArchiveEntry, Image, to_tar
+from decnet_core.errors import Conflict, DecnetError, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
-from decnet_core.errors import NotFound, Unavailable
 
 from decnet_agent.engine.contexts import BASE, LABEL, ImageContexts, image_tag
+from decnet_core.errors import NotFound, Unavailable
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -12,10 +12,10 @@ import asyncio
 from collections.abc import Sequence
 
 import structlog
-from decnet_core.errors import RetryLater
-from decnet_core.events import Event
 
 from decnet_agent.evidence.event_log import EventLog
+from decnet_core.errors import RetryLater
+from decnet_core.events import Event
 
 MAX_PENDING = 10_000
 """Events in memory, about 10 MB at the longest lines seen."""

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+
 from decnet_core.errors import DecnetError, RemoteProtocolError, Unavailable
 from decnet_core.events import Event, EventType, Trust, cursor_key
 

@@ -22,16 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from decnet_core.errors import DecnetError, NotFound, RemoteProtocolError, Unavailable
-from decnet_core.events import Event, EventType, Trust
-from decnet_core.identity import is_host_name
-from decnet_core.pki.durable import replace_file
 
 from decnet_agent.engine.labels import LABEL_DECKY, LABEL_IP, LABEL_MAC, LABEL_SERVICES
 from decnet_agent.engine.watch import ConsoleLine, EngineWatch, SeenContainer
 from decnet_agent.evidence.appending import EventAppender
 from decnet_agent.evidence.console_cursor import Place
 from decnet_agent.evidence.guest_lines import HOST_SERVICE, read_line
+from decnet_core.errors import DecnetError, NotFound, RemoteProtocolError, Unavailable
+from decnet_core.events import Event, EventType, Trust
+from decnet_core.identity import is_host_name
+from decnet_core.pki.durable import replace_file
 
 LOOK_SECS = 1.0
 """Between two lists of what runs; a start or stop of our own is seen at once."""

@@ -33,6 +33,7 @@ from datetime import datetime
 from pathlib import Path
 
 import structlog
+
 from decnet_core.errors import ConfigError, Conflict, LocalProtocolError, RemoteProtocolError, RetryLater, Unavailable
 from decnet_core.events import Event, EventType, Trust, cursor_key, to_syslog
 from decnet_core.pki.durable import SECRET_MODE, replace_file, sync_folder

@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import structlog
-from decnet_core import daemon
-from decnet_core.errors import DecnetError, Unavailable
 
 from decnet_agent.evidence.channel import EvidenceSender, evidence_dropped
 from decnet_agent.tap import procs
@@ -35,6 +33,8 @@ from decnet_agent.tap.deckies import DeckyList, RunningDecky
 from decnet_agent.tap.observer import Observer, Watched
 from decnet_agent.tap.probes import KernelProbes
 from decnet_agent.tap.quarantine import FILE_BYTES, TOTAL_BYTES, Quarantine
+from decnet_core import daemon
+from decnet_core.errors import DecnetError, Unavailable
 
 LIST_SECS = 0.25
 """How often the list of deckies is looked at: one stat(2)."""

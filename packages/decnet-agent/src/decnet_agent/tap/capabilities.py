@@ -9,11 +9,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from decnet_core.errors import DecnetError
-
 from decnet_agent.tap import btf, kernel, programs
 from decnet_agent.tap.fanotify import Fanotify
 from decnet_agent.tap.probes import KernelProbes, kernel_types
+from decnet_core.errors import DecnetError
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # include/linux/proc_ns.h: PROC_PID_INIT_INO
 

@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import structlog
-from decnet_core.errors import DecnetError
-from decnet_core.events import Event, EventType
 
 from decnet_agent.evidence.channel import evidence_dropped
 from decnet_agent.tap import rooted
@@ -31,6 +29,8 @@ from decnet_agent.tap.attribution import writer
 from decnet_agent.tap.fanotify import Fanotify, Written, own_mounts
 from decnet_agent.tap.observer import Emit, Observer, Watched
 from decnet_agent.tap.quarantine import Kept, Quarantine
+from decnet_core.errors import DecnetError
+from decnet_core.events import Event, EventType
 
 MAX_PENDING = 256
 """Open files that wait for the worker; the process may have 1024 descriptors by default."""

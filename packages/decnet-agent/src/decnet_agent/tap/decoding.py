@@ -12,9 +12,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from decnet_core.errors import RemoteProtocolError
-
 from decnet_agent.tap.programs import HEADER_BYTES, NAME_BYTES, Kind
+from decnet_core.errors import RemoteProtocolError
 
 COMMAND_CHARACTERS = 8192
 """What an event holds of one command: an event is one syslog line, and receivers bound those."""

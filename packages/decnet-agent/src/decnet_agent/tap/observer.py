@@ -19,12 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from decnet_core.events import Event, EventType, Trust
-
 from decnet_agent.tap import procs
 from decnet_agent.tap.attribution import SERVER_FILES, SERVER_NAMES, Process, ProcessTable
 from decnet_agent.tap.decoding import Record, arguments, command_line, decode, readable, typed_line
 from decnet_agent.tap.programs import PAM_USER, Kind
+from decnet_core.events import Event, EventType, Trust
 
 MAX_SESSIONS = 10_000
 """Sessions whose user's name is remembered, the latest ones."""

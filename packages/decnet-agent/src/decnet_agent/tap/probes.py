@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
-from decnet_core.errors import DecnetError, NotFound, Unavailable
 
 from decnet_agent.tap import btf, elf, kernel, programs, rooted
 from decnet_agent.tap.quiet import PROLOGUE_BYTES, quiet_distance
 from decnet_agent.tap.ring import Ring
+from decnet_core.errors import DecnetError, NotFound, Unavailable
 
 RING_BYTES = 4 << 20
 """4,000 command lines of usual length that nobody read yet: seconds of a machine that only starts programs."""

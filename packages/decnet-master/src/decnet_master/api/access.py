@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import jwt
-from decnet_core.errors import NotFound
 from fastapi import Request
 
+from decnet_core.errors import NotFound
 from decnet_master.problems import Unauthenticated
 from decnet_master.store import Store, User
 

@@ -6,10 +6,10 @@ import asyncio
 from datetime import timedelta
 
 import structlog
+
 from decnet_core import daemon
 from decnet_core.daemon import Ready
 from decnet_core.endpoints import Endpoint, listen
-
 from decnet_master import secret_files
 from decnet_master.api.access import Access
 from decnet_master.api.fanout import Fanout

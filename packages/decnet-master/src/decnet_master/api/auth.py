@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import structlog
-from decnet_core.errors import NotFound
-from decnet_core.fleet import Contract
-from decnet_core.logs import shown
 from fastapi import APIRouter, Request
 from pydantic import Field
 
+from decnet_core.errors import NotFound
+from decnet_core.fleet import Contract
+from decnet_core.logs import shown
 from decnet_master import passwords
 from decnet_master.api.access import Access, user_in
 from decnet_master.problems import TooManyRequests, Unauthenticated

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from decnet_core.errors import RemoteProtocolError
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from decnet_core.errors import RemoteProtocolError
 from decnet_master.store import Store
 
 LARGEST_PAGE = 500

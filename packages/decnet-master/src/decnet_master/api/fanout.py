@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import structlog
-from decnet_core.errors import RetryLater, Unavailable
 
+from decnet_core.errors import RetryLater, Unavailable
 from decnet_master.store import Store
 
 POLL_SECS = 0.1

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from decnet_core.errors import Unavailable
-from decnet_core.fleet import Contract, DeckyPhase
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 import decnet_master
+from decnet_core.errors import Unavailable
+from decnet_core.fleet import Contract, DeckyPhase
 from decnet_master.store import HostStatus, Store
 
 

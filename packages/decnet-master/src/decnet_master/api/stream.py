@@ -20,10 +20,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Annotated
 
-from decnet_core.errors import DecnetError, RemoteProtocolError, Unavailable
 from fastapi import APIRouter, Header, Request
 from starlette.responses import StreamingResponse
 
+from decnet_core.errors import DecnetError, RemoteProtocolError, Unavailable
 from decnet_master.api.access import Access
 from decnet_master.api.fanout import PAGE, Fanout, Rows
 from decnet_master.problems import TooManyRequests

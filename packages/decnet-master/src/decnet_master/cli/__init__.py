@@ -30,7 +30,6 @@ def main() -> NoReturn:
         sys.stdout.write(f"decnet-master {__version__}\n")
         sys.exit(0)
     from decnet_core.program import run_program  # noqa: PLC0415 -- see above
-
     from decnet_master.app import PARTS  # noqa: PLC0415
 
     if len(sys.argv) == 2 and sys.argv[1] in PARTS:

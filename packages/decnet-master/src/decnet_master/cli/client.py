@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-from decnet_core.errors import RemoteProtocolError, Unavailable
-from decnet_core.fleet import Contract
 from pydantic import ValidationError
 
+from decnet_core.errors import RemoteProtocolError, Unavailable
+from decnet_core.fleet import Contract
 from decnet_master import secret_files
 from decnet_master.problems import error_of
 from decnet_master.settings import MasterSettings

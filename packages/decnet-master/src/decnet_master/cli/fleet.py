@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from decnet_core.identity import is_host_name
 
+from decnet_core.identity import is_host_name
 from decnet_master.cli import terminal
 from decnet_master.cli.outcome import judge
 from decnet_master.settings import MasterSettings

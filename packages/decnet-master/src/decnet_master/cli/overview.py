@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+
 from decnet_core.endpoints import Endpoint
 from decnet_core.errors import DecnetError, Unavailable
-
 from decnet_master.cli import terminal
 from decnet_master.settings import MasterSettings
 

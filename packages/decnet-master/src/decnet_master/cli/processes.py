@@ -9,7 +9,6 @@ import asyncio
 
 from decnet_core import logs
 from decnet_core.daemon import die_with_parent
-
 from decnet_master.app import build
 from decnet_master.settings import MasterSettings
 

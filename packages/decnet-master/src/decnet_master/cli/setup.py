@@ -6,8 +6,8 @@ import asyncio
 from typing import Annotated
 
 import typer
-from decnet_core import logs
 
+from decnet_core import logs
 from decnet_master.cli import terminal
 from decnet_master.settings import MasterSettings
 

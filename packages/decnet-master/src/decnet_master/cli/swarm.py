@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from decnet_core.identity import is_host_name
 
+from decnet_core.identity import is_host_name
 from decnet_master.cli import terminal
 from decnet_master.cli.outcome import judge
 from decnet_master.settings import MasterSettings

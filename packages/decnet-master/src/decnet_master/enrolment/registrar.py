@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import structlog
+
 from decnet_core.enrolment import JoinReply, JoinRequest
 from decnet_core.errors import RemoteProtocolError
 from decnet_core.identity import WORKER_ROLES, Identity, Role
 from decnet_core.pki.authority import CertificateAuthority
 from decnet_core.pki.certificates import fingerprint, load_csr_key, public_key_fingerprint
 from decnet_core.pki.verification import load_certificates
-
 from decnet_master.enrolment.tokens import hash_secret
 from decnet_master.store import IssuedCertificate, Redemption, Store
 

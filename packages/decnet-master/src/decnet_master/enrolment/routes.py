@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import structlog
-from decnet_core.enrolment import JoinRequest
-from decnet_core.errors import DecnetError
 from fastapi import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from decnet_core.enrolment import JoinRequest
+from decnet_core.errors import DecnetError
 from decnet_master.enrolment.registrar import Registrar
 from decnet_master.http_app import bare_app
 from decnet_master.http_guard import Bounds, Guard

@@ -11,11 +11,11 @@ import socket
 from datetime import datetime, timedelta
 
 import structlog
+
 from decnet_core.endpoints import Endpoint
 from decnet_core.enrolment import JoinToken
 from decnet_core.errors import Conflict
 from decnet_core.identity import MAX_HOST_LENGTH, RESERVED_HOSTS
-
 from decnet_master.store import Store
 
 log = structlog.get_logger()

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
+
 from decnet_core.daemon import Ready, run
 from decnet_core.errors import ConfigError, Conflict, RetryLater, Unavailable
-
 from decnet_master.ingester.ingest import FIRST_DELAY_SECS, LONGEST_DELAY_SECS, Ingester
 from decnet_master.journal.reader import JournalReader
 from decnet_master.settings import MasterSettings

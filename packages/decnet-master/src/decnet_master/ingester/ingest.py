@@ -22,9 +22,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import structlog
+
 from decnet_core.errors import Conflict, LocalProtocolError, RemoteProtocolError, Unavailable
 from decnet_core.logs import shown
-
 from decnet_master.ingester.lines import Sorted
 from decnet_master.journal.reader import Batch, JournalReader, Position
 from decnet_master.store import Store

@@ -20,7 +20,6 @@ from decnet_core.events import Event, from_syslog
 from decnet_core.identity import Identity
 from decnet_core.syslog.message import SyslogMessage
 from decnet_core.syslog.rfc5424 import decode, source_address_of
-
 from decnet_master.journal.reader import Batch
 from decnet_master.store import DeadLetter, NewEvent
 

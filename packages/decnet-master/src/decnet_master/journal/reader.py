@@ -13,7 +13,6 @@ from datetime import datetime
 from pathlib import Path
 
 from decnet_core.errors import RemoteProtocolError, Unavailable
-
 from decnet_master.journal.record import HEAD_BYTES, Kind, decode_block, records, wanted_bytes
 from decnet_master.journal.segments import START, Position, read_marker, segment_numbers, segment_path, sync_folder
 

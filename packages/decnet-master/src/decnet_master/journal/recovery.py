@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 
 from decnet_core.errors import RemoteProtocolError
-
 from decnet_master.journal.record import (
     HEAD_BYTES,
     Kind,

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Self
 
 from decnet_core.errors import Conflict, LocalProtocolError, RemoteProtocolError, RetryLater, Unavailable
-
 from decnet_master.journal.record import Block, Key, Kind, encode_block, encode_snapshot
 from decnet_master.journal.recovery import scan
 from decnet_master.journal.segments import (

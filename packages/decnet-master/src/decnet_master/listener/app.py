@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
+
 from decnet_core.daemon import Ready, run
 from decnet_core.endpoints import Endpoint, listen
 from decnet_core.errors import RetryLater
@@ -19,7 +20,6 @@ from decnet_core.identity import Role
 from decnet_core.pki.keystore import KeyStore
 from decnet_core.pki.tls import bound_connection_memory, server_context
 from decnet_core.shipping.control import ALPN
-
 from decnet_master.journal.writer import JournalWriter
 from decnet_master.listener.committer import Committer
 from decnet_master.listener.server import Server, ServerLimits

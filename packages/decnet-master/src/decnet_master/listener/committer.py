@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import structlog
-from decnet_core.errors import LocalProtocolError, RetryLater
 
+from decnet_core.errors import LocalProtocolError, RetryLater
 from decnet_master.journal.record import Block, Key
 from decnet_master.journal.writer import JournalWriter
 

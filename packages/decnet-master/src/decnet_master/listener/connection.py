@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
+
 from decnet_core.errors import RemoteProtocolError, Unavailable
 from decnet_core.peer import Peer
 from decnet_core.shipping.control import Reason
 from decnet_core.shipping.receiver import Command, End, Limits, Receiver, Resolve, Send, Store
-
 from decnet_master.journal.record import Block, Key, Kind
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
+
 from decnet_core.errors import RemoteProtocolError
 from decnet_core.peer import Peer
 from decnet_core.shipping.control import Reason
 from decnet_core.syslog.framing import FrameDecoder, encode_frames
-
 from decnet_master.journal.record import Block, Kind
 from decnet_master.listener.connection import WINDOW_BYTES
 

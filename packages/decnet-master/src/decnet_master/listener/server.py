@@ -22,11 +22,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
+
 from decnet_core.errors import DecnetError, TrustError
 from decnet_core.identity import Role
 from decnet_core.peer import Peer, peer_of
 from decnet_core.shipping.control import ALPN, Reason
-
 from decnet_master.journal.record import Key
 from decnet_master.listener.committer import Committer
 from decnet_master.listener.connection import Connection

@@ -25,12 +25,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from decnet_core.errors import ConfigError, DecnetError, LocalProtocolError, RetryLater, Unavailable
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from decnet_core.errors import ConfigError, DecnetError, LocalProtocolError, RetryLater, Unavailable
 
 CONNECTIONS = 5
 """Per process. The API's hot reads collapse into few; five processes stay far under PostgreSQL's default of 100."""

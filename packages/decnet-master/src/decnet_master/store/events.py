@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from decnet_core.events import Event
 from sqlalchemy import Row, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from decnet_core.events import Event
 from decnet_master.store.engine import Database
 from decnet_master.store.schema import events
 from decnet_master.store.values import iso, json_object, json_text, micros, original, storable

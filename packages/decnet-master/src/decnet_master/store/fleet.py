@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from decnet_core.errors import Conflict, LocalProtocolError
-from decnet_core.fleet import DeckyPhase, DeckySpec, DeckyState, ShardReport
 from sqlalchemy import Row, and_, delete, func, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from decnet_core.errors import Conflict, LocalProtocolError
+from decnet_core.fleet import DeckyPhase, DeckySpec, DeckyState, ShardReport
 from decnet_master.store.engine import Database
 from decnet_master.store.schema import deckies, generations
 from decnet_master.store.values import micros, original, storable

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from decnet_core.errors import Conflict, NotFound
 from sqlalchemy import Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from decnet_core.errors import Conflict, NotFound
 from decnet_master.store.engine import Database
 from decnet_master.store.joining import ANOTHER_TOKEN, HostStatus, Redemption, redeem
 from decnet_master.store.schema import certificates, hosts, join_tokens

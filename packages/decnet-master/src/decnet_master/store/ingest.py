@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from decnet_core.errors import Conflict, LocalProtocolError
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from decnet_core.errors import Conflict, LocalProtocolError
 from decnet_master.journal.reader import START, Position
 from decnet_master.store.engine import Database
 from decnet_master.store.events import NewEvent, insert_events

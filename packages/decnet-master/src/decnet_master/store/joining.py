@@ -13,10 +13,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from decnet_core.errors import TrustError
 from sqlalchemy import Row, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from decnet_core.errors import TrustError
 from decnet_master.store.schema import certificates, hosts, join_tokens
 from decnet_master.store.values import micros, storable
 

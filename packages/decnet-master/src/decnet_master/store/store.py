@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Self
 
-from decnet_core.errors import ConfigError
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 
+from decnet_core.errors import ConfigError
 from decnet_master.store.engine import CONNECTIONS, Database, database_url, require_file
 from decnet_master.store.events import Events
 from decnet_master.store.fleet import Fleet

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from decnet_core.errors import Conflict, NotFound
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from decnet_core.errors import Conflict, NotFound
 from decnet_master.store.engine import Database
 from decnet_master.store.schema import users
 from decnet_master.store.values import micros, moment, original, storable

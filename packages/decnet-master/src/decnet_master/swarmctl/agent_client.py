@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
+from pydantic import ValidationError
+
 from decnet_core.endpoints import Endpoint
 from decnet_core.errors import DecnetError, RemoteProtocolError, TrustError, Unavailable
 from decnet_core.fleet import AgentStatus, Contract, Health, Shard, ShardReport
 from decnet_core.identity import Identity, Role
 from decnet_core.peer import peer_of
-from pydantic import ValidationError
-
 from decnet_master.problems import error_of
 
 CONNECT_SECS = 5.0

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 
 import structlog
+
 from decnet_core import daemon
 from decnet_core.daemon import Ready
 from decnet_core.endpoints import Endpoint, listen
 from decnet_core.errors import ConfigError
 from decnet_core.pki.tls import client_context, server_context
-
 from decnet_master import installation, secret_files
 from decnet_master.enrolment.registrar import Registrar
 from decnet_master.enrolment.routes import LIMITS, endpoint

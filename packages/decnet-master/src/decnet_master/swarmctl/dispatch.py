@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
+
 from decnet_core.errors import DecnetError, NotFound
 from decnet_core.fleet import DeckyPhase, Shard, ShardReport
 from decnet_core.logs import shown
-
 from decnet_master.store import Host, Store
 from decnet_master.swarmctl.agent_client import AgentClient, Worker
 from decnet_master.swarmctl.messages import HostCheck, WorkerResult

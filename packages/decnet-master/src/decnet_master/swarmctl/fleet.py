@@ -16,10 +16,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from decnet_core.errors import Conflict, NotFound
-from decnet_core.fleet import DeckyPhase
 from fastapi import APIRouter
 
+from decnet_core.errors import Conflict, NotFound
+from decnet_core.fleet import DeckyPhase
 from decnet_master.planning import FleetRequest, Placement, plan_deploy, plan_teardown, shards
 from decnet_master.store import PlacedDecky, Store
 from decnet_master.swarmctl.dispatch import Dispatcher

@@ -9,9 +9,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from decnet_core.fleet import Contract, HostName, ServiceName, ShardReport
 from pydantic import Field
 
+from decnet_core.fleet import Contract, HostName, ServiceName, ShardReport
 from decnet_master.planning import MAX_FLEET
 
 

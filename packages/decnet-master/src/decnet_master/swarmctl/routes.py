@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hmac
 
-from decnet_core.endpoints import Endpoint
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import decnet_master
+from decnet_core.endpoints import Endpoint
 from decnet_master.enrolment.tokens import TokenMint
 from decnet_master.http_app import answer_of, bare_app
 from decnet_master.http_guard import LOOPBACK_NAMES, Bounds, Guard
