@@ -2,6 +2,7 @@
 
     app          puts it together
     server       accepts, shakes hands, bounds, fences, lets time pass
+    books        what its connections share: who may ship, who ships which stream
     connection   one logship: `decnet-log/1` between a transport and the committer
     plain        one third-party sender: RFC 5425 without acknowledgements
     committer    group commit: all blocks that wait, one append, then everybody's acknowledgements

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -18,12 +17,7 @@ from decnet_core.peer import Peer
 from decnet_core.shipping.control import Reason
 from decnet_core.shipping.receiver import Command, End, Limits, Receiver, Resolve, Send, Store
 from decnet_master.journal.record import Block, Key, Kind
-
-if TYPE_CHECKING:
-    from decnet_master.listener.server import Server
-
-WINDOW_BYTES = 4 << 20
-"""A sender's default window: one that keeps to it is never stopped by this."""
+from decnet_master.listener.books import WINDOW_BYTES, Books
 
 UNREAD_BYTES = 64 << 10
 """A peer that does not read its acknowledgements, 20 bytes each, is gone or hostile."""
@@ -34,8 +28,8 @@ log = structlog.get_logger()
 class Connection:
     """Serves `decnet-log/1` to one peer; made when the handshake is over."""
 
-    def __init__(self, server: Server, transport: asyncio.Transport, peer: Peer) -> None:
-        self._server = server
+    def __init__(self, books: Books, transport: asyncio.Transport, peer: Peer) -> None:
+        self._books = books
         self._transport = transport
         self._identity = str(peer.identity)
         self._machine = Receiver(Limits(), time.monotonic())
@@ -47,13 +41,13 @@ class Connection:
     def data_received(self, data: bytes) -> None:
         """Take bytes from the transport."""
         self._execute(self._machine.receive(data, time.monotonic()))
-        if self._machine.pending_bytes >= WINDOW_BYTES or self._server.committer.full:
+        if self._machine.pending_bytes >= WINDOW_BYTES or self._books.committer.full:
             self.paused = True
             self._transport.pause_reading()
 
     def room(self) -> None:
         """Read again if there is room now."""
-        if self.paused and self._machine.pending_bytes < WINDOW_BYTES and not self._server.committer.full:
+        if self.paused and self._machine.pending_bytes < WINDOW_BYTES and not self._books.committer.full:
             self.paused = False
             self._transport.resume_reading()
 
@@ -90,7 +84,7 @@ class Connection:
         kind = Kind.LINES if piece.data else Kind.HOLE
         now = datetime.now(UTC)
         block = Block(self._identity, piece.stream, piece.start, piece.end, now, piece.data, kind)
-        self._server.committer.submit(block, self._committed, self._rejected)
+        self._books.committer.submit(block, self._committed, self._rejected)
 
     def _committed(self, block: Block) -> None:
         self._execute(self._machine.committed(block.end))
@@ -100,26 +94,26 @@ class Connection:
 
     async def _resolve(self, stream: str) -> None:
         """Find out where the stream goes on, once nobody else adds to it."""
-        if not await self._server.may_ship(self.peer, self.refuse):
+        if not await self._books.may_ship(self.peer, self.refuse):
             return
         self._release()
         self._key = key = (self._identity, stream)
-        self._server.claim(key, self)
-        await self._server.committer.settled(key)
-        if self._server.holder(key) is not self:
+        self._books.claim(key, self)
+        await self._books.committer.settled(key)
+        if not self._books.holds(key, self):
             return
-        offset = self._server.committer.durable_offset(key)
+        offset = self._books.committer.durable_offset(key)
         log.info("sender.connected", identity=self._identity, stream=stream, offset=offset)
         self._execute(self._machine.resumed(offset))
 
     def _release(self) -> None:
         if self._key is not None:
-            self._server.release(self._key, self)
+            self._books.release(self._key, self)
             self._key = None
 
     def _end(self, error: RemoteProtocolError | Unavailable) -> None:
         if isinstance(error, RemoteProtocolError):
-            self._server.counts.protocol_errors += 1
+            self._books.counts.protocol_errors += 1
             log.warning(
                 "sender.broke_protocol",
                 identity=self._identity,

@@ -11,7 +11,6 @@ import asyncio
 import secrets
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -20,10 +19,7 @@ from decnet_core.peer import Peer
 from decnet_core.shipping.control import Reason
 from decnet_core.syslog.framing import FrameDecoder, encode_frames
 from decnet_master.journal.record import Block, Kind
-from decnet_master.listener.connection import WINDOW_BYTES
-
-if TYPE_CHECKING:
-    from decnet_master.listener.server import Server
+from decnet_master.listener.books import WINDOW_BYTES, Books
 
 SILENCE_SECS = 3600.0
 """Plain senders have no sign of life; rsyslog keeps its connection open over quiet hours, the kernel's keepalive ends
@@ -35,8 +31,8 @@ log = structlog.get_logger()
 class PlainConnection:
     """Serves RFC 5425 to one peer; reads nothing before the peer is found to be one who may ship."""
 
-    def __init__(self, server: Server, transport: asyncio.Transport, peer: Peer, max_message_bytes: int) -> None:
-        self._server = server
+    def __init__(self, books: Books, transport: asyncio.Transport, peer: Peer, max_message_bytes: int) -> None:
+        self._books = books
         self._transport = transport
         self._decoder = FrameDecoder(max_message_bytes)
         self._stream = f"plain-{secrets.token_hex(16)}"
@@ -84,7 +80,7 @@ class PlainConnection:
         self._admission.cancel()
 
     async def _admit(self) -> None:
-        if await self._server.may_ship(self.peer, self.refuse):
+        if await self._books.may_ship(self.peer, self.refuse):
             log.info("sender.connected", identity=str(self.peer.identity), stream=self._stream, offset=0)
             asyncio.get_running_loop().call_soon(self.room)  # once this task is done
 
@@ -92,16 +88,16 @@ class PlainConnection:
         start, self._offset = self._offset, self._offset + len(data)
         identity = str(self.peer.identity)
         block = Block(identity, self._stream, start, self._offset, datetime.now(UTC), data, Kind.FRAMES)
-        self._server.committer.submit(block, self._committed, self._committed)
+        self._books.committer.submit(block, self._committed, self._committed)
 
     def _committed(self, block: Block) -> None:
         self._committed_to = block.end
 
     def _is_full(self) -> bool:
-        return self._offset - self._committed_to >= WINDOW_BYTES or self._server.committer.full
+        return self._offset - self._committed_to >= WINDOW_BYTES or self._books.committer.full
 
     def _broken(self, error: RemoteProtocolError) -> None:
-        self._server.counts.protocol_errors += 1
+        self._books.counts.protocol_errors += 1
         log.warning(
             "sender.broke_protocol",
             identity=str(self.peer.identity),

@@ -1,4 +1,4 @@
-"""Accept connections, and hold the books about them: who is connected, who ships which stream, how many there are.
+"""Accept connections, and know them all: who is connected, how many there are, whether they still may be.
 
 Invariants
 - A peer is heard only after its certificate verified, names a logship, and its host is active in the store; the last
@@ -18,27 +18,20 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
 
 from decnet_core.errors import DecnetError, TrustError
 from decnet_core.identity import Role
-from decnet_core.peer import Peer, peer_of
+from decnet_core.peer import peer_of
 from decnet_core.shipping.control import ALPN, Reason
-from decnet_master.journal.record import Key
+from decnet_master.listener.books import Books, IsActive
 from decnet_master.listener.committer import Committer
 from decnet_master.listener.connection import Connection
 from decnet_master.listener.plain import PlainConnection
 
-STORE_SECS = 10.0
-"""How long the database may take to say whether a host is active."""
-
 log = structlog.get_logger()
-
-IsActive = Callable[[str, str], Awaitable[bool]]
-"""(host, certificate's fingerprint) -> whether it may talk to us now; raises DecnetError when that cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +57,16 @@ class ServerLimits:
     tick_secs: float = 1.0
 
 
-@dataclass(slots=True)
-class Counts:
-    """What happened since the start."""
-
-    accepted: int = 0
-    handshakes_refused: int = 0
-    refused: int = 0
-    superseded: int = 0
-    protocol_errors: int = 0
-
-
 class Server:
-    """The listener's books; `accept`, `watch` and the committer's `run` are its tasks."""
+    """The listener's connections; `accept`, `watch` and the committer's `run` are its tasks."""
 
     def __init__(self, committer: Committer, is_active: IsActive, limits: ServerLimits | None = None) -> None:
+        self._books = Books(committer, is_active)
         self.committer = committer
-        self.counts = Counts()
-        self._is_active = is_active
+        self.counts = self._books.counts
         self._limits = limits or ServerLimits()
         self._connections: set[Connection | PlainConnection] = set()
         self._per_peer: Counter[str] = Counter()
-        self._holders: dict[Key, Connection] = {}
         self._refused_logged_at = 0.0
         self._refused_unlogged = 0
         committer.on_room = self._room
@@ -125,38 +106,6 @@ class Server:
         for protocol in list(self._connections):
             protocol.refuse(Reason.BUSY)
 
-    async def may_ship(self, peer: Peer, refuse: Callable[[Reason], None]) -> bool:
-        """Ask the store whether the peer's host is active; refuse it if not."""
-        try:
-            async with asyncio.timeout(STORE_SECS):
-                active = await self._is_active(peer.identity.host, peer.fingerprint)
-        except (DecnetError, TimeoutError) as error:
-            self._refused(peer, Reason.BUSY, getattr(error, "message", "the database did not answer in time"))
-            refuse(Reason.BUSY)
-            return False
-        if not active:
-            self._refused(peer, Reason.HOST, "its host is not active in the books")
-            refuse(Reason.HOST)
-        return active
-
-    def claim(self, key: Key, connection: Connection) -> None:
-        """Make the connection the one that ships the stream; one that did before is shut out."""
-        before = self._holders.get(key)
-        self._holders[key] = connection
-        if before is not None and before is not connection:
-            self.counts.superseded += 1
-            log.info("sender.superseded", identity=key[0], stream=key[1])
-            before.refuse(Reason.SUPERSEDED)
-
-    def holder(self, key: Key) -> Connection | None:
-        """Tell which connection ships the stream."""
-        return self._holders.get(key)
-
-    def release(self, key: Key, connection: Connection) -> None:
-        """Take the claim back, unless a newer connection has it already."""
-        if self._holders.get(key) is connection:
-            del self._holders[key]
-
     def connected(self, transport: asyncio.Transport) -> Connection | PlainConnection | None:
         """Begin with a peer whose handshake is over; None when it was refused."""
         try:
@@ -169,21 +118,21 @@ class Server:
         tls = transport.get_extra_info("ssl_object")
         connection: Connection | PlainConnection
         if tls.selected_alpn_protocol() == ALPN:
-            connection = Connection(self, transport, peer)
+            connection = Connection(self._books, transport, peer)
         else:
-            connection = PlainConnection(self, transport, peer, self._limits.plain_message_bytes)
+            connection = PlainConnection(self._books, transport, peer, self._limits.plain_message_bytes)
         name = str(peer.identity)
         self._connections.add(connection)
         self._per_peer[name] += 1
         self.counts.accepted += 1
         if peer.identity.role is not Role.LOGSHIP:
-            self._refused(peer, Reason.ROLE, "only a logship ships logs")
+            self._books.refused(peer, Reason.ROLE, "only a logship ships logs")
             connection.refuse(Reason.ROLE)
         elif (
             len(self._connections) > self._limits.connections
             or self._per_peer[name] > self._limits.connections_per_peer
         ):
-            self._refused(peer, Reason.BUSY, "there are too many connections")
+            self._books.refused(peer, Reason.BUSY, "there are too many connections")
             connection.refuse(Reason.BUSY)
         return connection
 
@@ -214,19 +163,14 @@ class Server:
         """End the connection of a host that is not active any more; a database that is away ends nobody's."""
         peer = connection.peer
         with contextlib.suppress(DecnetError, TimeoutError):
-            async with asyncio.timeout(STORE_SECS):
-                if not await self._is_active(peer.identity.host, peer.fingerprint):
-                    self._refused(peer, Reason.HOST, "its host is not active in the books any more")
-                    connection.refuse(Reason.HOST)
+            if not await self._books.is_active(peer):
+                self._books.refused(peer, Reason.HOST, "its host is not active in the books any more")
+                connection.refuse(Reason.HOST)
 
     def _room(self) -> None:
         for connection in list(self._connections):
             if connection.paused:
                 connection.room()
-
-    def _refused(self, peer: Peer, reason: Reason, why: str) -> None:
-        self.counts.refused += 1
-        log.warning("sender.refused", identity=str(peer.identity), address=peer.address, reason=reason.value, why=why)
 
     def _handshake_refused(self, address: str, why: str) -> None:
         """Count it, and log one a second at most: anyone can make these."""
