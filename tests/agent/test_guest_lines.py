@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -178,3 +179,22 @@ def test_any_bytes_are_one_event(line):
 @given(st.text(max_size=200), st.sampled_from(["sshd", "sudo", "su", "cron"]))
 def test_any_words_are_one_event(words, program):
     read(words.encode("utf-8", "replace").decode(), program)
+
+
+@pytest.mark.parametrize(
+    ("program", "start", "piece"),
+    [
+        ("sudo", "a : TTY=x ; PWD=", " ; USER=a ; ENV="),
+        ("sudo", "a : TTY=x ; PWD=", " ; USER=a ; ENV= ; COMMAND"),
+        ("sudo", "a : ", "a ; "),
+        ("sshd", "Connection closed by user ", " 1.1.1.1 port 1"),
+        ("sshd", "Failed password for invalid user ", " from 1.1.1.1 port 1 ssh2: "),
+    ],
+)
+def test_a_line_made_to_be_hard_is_read_at_once(program, start, piece):
+    """All deckies' lines are read by one thread, and any user of one can log what he likes."""
+    words = (start + piece * 1000)[:8000]
+    before = time.process_time()
+    for _ in range(50):
+        read(words, program)
+    assert time.process_time() - before < 0.5

@@ -3,9 +3,9 @@
 Pure. The line is RFC 5424 as the decky's rsyslog writes it to the console; all else is a `guest.line` of its words.
 
 What binds what: the decky and the time come from the engine, never from the line; `trust` is always guest. The rest is
-what the decky's own programs said, and an attacker who is root there can say anything.
+what programs of the decky said, and whoever has a shell there can say anything (`logger -t sshd`).
 
-An attacker who is not root chooses his user name, though, and it stands in the middle of sshd's sentences. So they
+An attacker who has none yet chooses his user name, though, and it stands in the middle of sshd's sentences. So they
 are read from their ends: sshd writes the address last, and a user that the machine knows has no space in his name.
 A sentence that can be read in two ways is a guest.line.
 
@@ -104,9 +104,11 @@ _SESSION = re.compile(
     r"pam_unix\((?P<service>[\w.-]+):session\): session (?P<way>opened|closed) for user (?P<user>[^\s(]+)"
     r"(?:\(uid=\d+\))?(?: by (?P<by>.*))?"
 )
+# The atomic groups take the first "USER=" and "COMMAND=" for good: to try each of a line's thousand takes 50 ms, and any
+# user of a decky can log such lines. A folder with such a name makes the sentence ambiguous, hence a guest.line.
 _SUDO = re.compile(
-    r"(?P<user>\S+) : (?:(?P<problem>[^;]*) ; )?TTY=(?P<tty>\S+) ; PWD=(?P<cwd>.*?) ; USER=(?P<target>\S+) ; "
-    r"(?:GROUP=\S+ ; )?(?:ENV=.*? ; )?COMMAND=(?P<command>.*)",
+    r"(?P<user>\S+) : (?:(?P<problem>[^;]*) ; )?TTY=(?P<tty>\S+) ; PWD=(?>(?P<cwd>.*?) ; USER=)(?P<target>\S+) ; "
+    r"(?:GROUP=\S+ ; )?(?>(?:ENV=.*? ; )?COMMAND=)(?P<command>.*)",
     re.DOTALL,
 )
 
