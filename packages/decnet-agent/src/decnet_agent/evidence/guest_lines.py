@@ -104,7 +104,7 @@ _SESSION = re.compile(
     r"pam_unix\((?P<service>[\w.-]+):session\): session (?P<way>opened|closed) for user (?P<user>[^\s(]+)"
     r"(?:\(uid=\d+\))?(?: by (?P<by>.*))?"
 )
-# The atomic groups take the first "USER=" and "COMMAND=" for good: to try each of a line's thousand takes 50 ms, and any
+# The atomic groups take the first "USER=" and "COMMAND=" for good: trying each of a thousand takes 50 ms, and any
 # user of a decky can log such lines. A folder with such a name makes the sentence ambiguous, hence a guest.line.
 _SUDO = re.compile(
     r"(?P<user>\S+) : (?:(?P<problem>[^;]*) ; )?TTY=(?P<tty>\S+) ; PWD=(?>(?P<cwd>.*?) ; USER=)(?P<target>\S+) ; "
