@@ -129,6 +129,60 @@ async def test_signals_are_given_back():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+FORGETFUL = """
+import asyncio
+from decnet_core import daemon
+from decnet_core.program import run_program
+
+daemon.CANCEL_AGAIN_SECS = 0.05
+
+async def fail():
+    await asyncio.sleep(0)
+    raise ValueError
+
+async def worker():
+    print("runs")
+    while True:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fail())
+                await asyncio.Event().wait()
+        except* ValueError:
+            pass
+
+run_program(lambda: asyncio.run(daemon.run({"a": worker})))
+"""
+
+
+def test_a_cancellation_that_gets_lost_in_a_task_is_repeated():
+    for _ in range(8):  # nine of ten signals meet a failing child
+        with Program(FORGETFUL) as program:
+            program.line_with("runs")
+            program.signal(signal.SIGTERM)
+            assert program.wait() == 0
+
+
+async def test_a_daemon_that_is_cancelled_ends_its_tasks_first():
+    import asyncio
+
+    ended = []
+
+    async def worker():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append("worker")
+
+    running = asyncio.create_task(daemon.run({"a": worker}))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended == ["worker"]
+
+
 def test_an_error_becomes_its_exit_code():
     code = DAEMON.replace('        print(name, "runs")', '        raise ConfigError("It does not fit", "Correct it.")')
     with Program(code) as program:

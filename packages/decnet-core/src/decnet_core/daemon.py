@@ -1,8 +1,12 @@
 """The life of a daemon: named tasks, signals, readiness, one way to end.
 
-`run` starts every task in one TaskGroup. SIGINT and SIGTERM cancel them all; a task that ends by itself ends the daemon
-too (a daemon's tasks live for ever), and a task's DecnetError comes out as it was raised. READY is told once every
-task that takes part called `Ready.one_more`; the watchdog is fed from the loop, so a stuck loop is restarted.
+`run` starts every task at once. SIGINT and SIGTERM cancel them all; a task that ends by itself ends the daemon too (a
+daemon's tasks live for ever), and a task's DecnetError comes out as it was raised. READY is told once every task that
+takes part called `Ready.one_more`; the watchdog is fed from the loop, so a stuck loop is restarted.
+
+The tasks are not held by an asyncio.TaskGroup, because a cancellation can get lost inside one of them: up to CPython
+3.12 a TaskGroup whose child fails in the same turn in which it is cancelled raises the child's error alone, and a task
+that goes on after such an error would live on (cpython#116720). What has not ended is therefore cancelled again.
 
 A supervised daemon dies with its supervisor: `die_with_parent` asks the kernel for it, because a `kill -9` of the
 supervisor gives it no chance to tell its children.
@@ -11,17 +15,19 @@ supervisor gives it no chance to tell its children.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from decnet_core.errors import DecnetError
 from decnet_core.notify import notify, watchdog_interval_secs
 
 SUPERVISOR_PID = "DECNET_SUPERVISOR_PID"
 """Set by a supervisor for its children: the pid that they must not outlive."""
+
+CANCEL_AGAIN_SECS = 12.0
+"""Longer than any clean-up may take (a supervised child has ten seconds to end), and short of a unit's grace."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -60,19 +66,17 @@ async def run(tasks: Mapping[str, Callable[[], Awaitable[None]]], ready: Ready |
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    parts = {**tasks, "notify": lambda: _tell_manager(ready)}
+    running = [loop.create_task(_until_done(part, stop), name=name) for name, part in parts.items()]
     try:
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(_until_done(task, stop), name=name) for name, task in tasks.items()]
-            running.append(group.create_task(_tell_manager(ready), name="notify"))
-            await stop.wait()
-            notify("STOPPING=1")
-            for task in running:
-                task.cancel()
-    except BaseExceptionGroup as group_error:
-        raise _first_cause(group_error) from None
+        await stop.wait()
     finally:
+        notify("STOPPING=1")
+        await _end(running)
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+    if errors := [error for task in running if not task.cancelled() and (error := task.exception()) is not None]:
+        raise _first_cause(errors)
 
 
 def die_with_parent() -> None:
@@ -92,6 +96,15 @@ async def _until_done(task: Callable[[], Awaitable[None]], stop: asyncio.Event) 
         stop.set()
 
 
+async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel tasks until none of them is left."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_SECS)
+
+
 async def _tell_manager(ready: Ready | None) -> None:
     if ready is not None:
         await ready.wait()
@@ -100,10 +113,11 @@ async def _tell_manager(ready: Ready | None) -> None:
     while interval is not None:
         notify("WATCHDOG=1")
         await asyncio.sleep(interval)
+    await asyncio.Event().wait()
 
 
-def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Pick what to tell the operator out of a group: a DecnetError before anything else."""
+def _first_cause(errors: Sequence[BaseException]) -> BaseException:
+    """Pick what to tell the operator: a DecnetError before anything else, also out of a group."""
     found: list[BaseException] = []
 
     def collect(error: BaseException) -> None:
@@ -113,7 +127,6 @@ def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
         else:
             found.append(error)
 
-    collect(group)
-    with contextlib.suppress(StopIteration):
-        return next(error for error in found if isinstance(error, DecnetError))
-    return found[0]
+    for error in errors:
+        collect(error)
+    return next((error for error in found if isinstance(error, DecnetError)), found[0])
