@@ -58,7 +58,7 @@ KILLS: dict[str, Kill] = {
     "listener": _master_child("listener"),
     "ingester": _master_child("ingester"),
     "logship": _agent_child("decnet-logship", "serve"),
-    "tap": _agent_child("decnet-agent", "tap"),
+    "tap": _agent_child("decnet_agent", "tap"),
     "agent": _whole_agent,
     "master": _whole_master,
     "updater": _updater,

@@ -338,6 +338,24 @@ class EvidenceSender:
         """Wait until the collector holds everything that was offered."""
         await self._empty.wait()
 
+    def undelivered(self) -> list[bytes]:
+        """Return what the collector has not acknowledged, as the lines that `restore` takes."""
+        return [line for _, line in self._waiting]
+
+    def restore(self, lines: list[bytes]) -> None:
+        """Take over what an earlier sender of this source could not deliver; only before `run`.
+
+        Raises:
+            RemoteProtocolError: the lines are not what `undelivered` returned.
+        """
+        for line in lines:
+            event = event_from_json(self.source, decode(line).get("event"))
+            (number,) = cursor_key(event.cursor)
+            if number <= self._last:
+                raise RemoteProtocolError("The cursors of undelivered events do not grow")
+            self._last = number
+            self._keep(line)
+
     async def run(self) -> None:
         """Keep a connection and send over it until cancelled."""
         while True:
@@ -357,6 +375,9 @@ class EvidenceSender:
         if len(line) > MAX_LINE_BYTES:
             self._dropped += 1
             return
+        self._keep(line)
+
+    def _keep(self, line: bytes) -> None:
         self._waiting.append((self._last, line))
         self._unsent.append((self._last, line))
         self._waiting_bytes += len(line)

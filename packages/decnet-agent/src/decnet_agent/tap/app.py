@@ -30,6 +30,7 @@ from decnet_agent.evidence.channel import EvidenceSender, evidence_dropped
 from decnet_agent.tap import procs
 from decnet_agent.tap.captures import Captures
 from decnet_agent.tap.deckies import DeckyList, RunningDecky
+from decnet_agent.tap.leftovers import Leftovers
 from decnet_agent.tap.observer import Observer, Watched
 from decnet_agent.tap.probes import KernelProbes
 from decnet_agent.tap.quarantine import FILE_BYTES, TOTAL_BYTES, Quarantine
@@ -50,9 +51,15 @@ class Tap:
     """Everything wired together; `run` is its life."""
 
     def __init__(
-        self, probes: KernelProbes, quarantine: Quarantine, sender: EvidenceSender, deckies: DeckyList
+        self,
+        probes: KernelProbes,
+        quarantine: Quarantine,
+        sender: EvidenceSender,
+        leftovers: Leftovers,
+        deckies: DeckyList,
     ) -> None:
         self._probes, self._quarantine, self._sender, self._list = probes, quarantine, sender, deckies
+        self._leftovers = leftovers
         self._observer = Observer(sender.offer)
         self._captures = Captures(quarantine, self._observer, sender.offer)
         self._watched: dict[RunningDecky, Watched] = {}
@@ -70,12 +77,15 @@ class Tap:
             "sender": self._sender.run,
             "quarantine": self._captures.run,
             "names": self._captures.follow,
+            "leftovers": self._leftovers.deliver,
         }
         try:
             await daemon.run(tasks)
         finally:
             loop.remove_reader(self._probes.fd)
             loop.remove_reader(self._captures.fd)
+            self._drain_records()
+            self._leftovers.keep(self._sender)
             self._captures.close()
             self._probes.close()
             self._quarantine.close()
@@ -167,10 +177,12 @@ def build(
     """
     if os.geteuid() != 0:
         raise Unavailable("The tap does not run as root", "Run it by its own unit.")
+    collector = run_directory / "events.sock"
     return Tap(
         KernelProbes(),
         Quarantine(data_directory / "quarantine", file_bytes=file_bytes, total_bytes=total_bytes),
-        EvidenceSender(run_directory / "events.sock", f"tap.{secrets.token_hex(8)}"),
+        EvidenceSender(collector, f"tap.{secrets.token_hex(8)}"),
+        Leftovers(data_directory / "tap", collector),
         DeckyList(run_directory / "deckies.json"),
     )
 
