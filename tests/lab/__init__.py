@@ -3,6 +3,7 @@
 - `engine`     a private Docker daemon with its own storage, socket and state
 - `image`      the decky images, built without a registry and kept between runs
 - `lan`        a network segment with an attacker on it
+- `machine`    a bare Debian with systemd, to install on
 - `processes`  our daemons as child processes that never outlive the test
 - `postgres`   a private database cluster
 - `slots`      how parallel and killed runs stay out of one another's way; `leftovers` is how a killed engine is cleared

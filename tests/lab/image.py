@@ -145,14 +145,14 @@ def _has(client: docker.DockerClient, tag: str, key: str) -> bool:
 
 
 def _build_all(client: docker.DockerClient, base_key: str, ssh_key: str, progress: Progress) -> None:
-    rootfs = _rootfs(progress)
+    rootfs = rootfs_archive(progress)
     progress(f"Importing {ROOTFS_TAG}")
     client.api.import_image_from_file(str(rootfs), repository="decky-rootfs", tag=SUITE)
     _build(client, "base", BASE_TAG, base_key, {"ROOTFS": ROOTFS_TAG}, progress)
     _build(client, "ssh", SSH_TAG, ssh_key, {"BASE": BASE_TAG}, progress)
 
 
-def _rootfs(progress: Progress) -> Path:
+def rootfs_archive(progress: Progress) -> Path:
     """Return the archive of a minimal Debian, made by mmdebstrap when it is not there yet."""
     path = _folder() / f"rootfs-{SUITE}-{platform.machine()}.tar"
     if path.exists():

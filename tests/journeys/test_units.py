@@ -1,0 +1,132 @@
+"""An installation as docs/operations.md says, on a bare Debian with systemd: wheels, user, folders, units.
+
+Master and worker share the machine, and join over its loopback. There is no Docker engine on it: an agent answers its
+master without one. The tests follow one another on the same machine, each leaves every unit running.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lab.engine import LabEngine
+from tests.lab.machine import Machine
+from tests.packaging.wheels import PACKAGES, ROOT, Wheels, build, clean_environment, copy_tree, uv
+
+pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]
+
+UNITS = ("decnet-master", "decnet-agent", "decnet-logship", "decnet-updater", "decnet-tap")
+BIN = "/opt/decnet/bin"
+STOP_SECS = 10.0
+"""Half of TimeoutStopSec: a daemon that needs longer would be killed on a busier machine."""
+
+INSTALL = f"""
+python3 -m venv /opt/decnet
+{BIN}/pip install --quiet --no-index --find-links /wheels {" ".join(PACKAGES[1:])}
+install -m 0644 /systemd/*.service /etc/systemd/system/
+install -m 0644 /systemd/decnet.sysusers.conf /usr/lib/sysusers.d/decnet.conf
+install -m 0644 /systemd/decnet.tmpfiles.conf /usr/lib/tmpfiles.d/decnet.conf
+systemd-sysusers
+systemd-tmpfiles --create decnet.conf
+systemctl daemon-reload
+"""
+
+
+@pytest.fixture(scope="module")
+def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Our wheels and all that they bring, so that the machine needs no index."""
+    scratch = tmp_path_factory.mktemp("wheels")
+    wheels = Wheels(build(copy_tree(tmp_path_factory.mktemp("tree")), scratch), scratch)
+    house = scratch / "house"
+    # Debian's own Python is 3.11, whatever runs the tests
+    argv = [uv(), "tool", "run", "--python", "3.11", "pip", "download", "--quiet", "--only-binary", ":all:"]
+    argv += ["--dest", str(house), *(str(wheels.path(package)) for package in PACKAGES)]
+    subprocess.run(argv, check=True, timeout=180, env=clean_environment(), cwd=scratch)
+    return house
+
+
+@pytest.fixture(scope="module")
+def machine(lab_engine: LabEngine, wheelhouse: Path):
+    with Machine(lab_engine, {wheelhouse: "/wheels", ROOT / "systemd": "/systemd"}) as machine:
+        machine.shell(INSTALL)
+        machine.shell("install -m 0640 -g decnet /dev/null /etc/decnet/decnet.ini")
+        machine.shell("printf '[master]\\npublic-address = 127.0.0.1\\n' > /etc/decnet/decnet.ini")
+        machine.run(f"{BIN}/decnet-master", "init")
+        machine.run("systemctl", "enable", "--now", "decnet-master")
+        machine.wait_for("bash", "-c", f"{BIN}/decnet-master status > /dev/null && echo all", out="all")
+        enrolled = json.loads(machine.run(f"{BIN}/decnet-master", "swarm", "enroll", "w1", "--json"))
+        machine.shell(f'{BIN}/decnet-agent join - <<< "$TOKEN"', env={"TOKEN": enrolled["token"]})
+        machine.run("systemctl", "enable", "--now", *UNITS[1:])
+        yield machine
+
+
+def test_every_unit_runs_and_is_ready(machine: Machine) -> None:
+    for unit in UNITS:
+        assert _state(machine, unit) == "active running", machine.journal(unit)
+
+
+def test_the_master_reaches_the_worker_and_gets_its_log(machine: Machine) -> None:
+    checked = json.loads(machine.run(f"{BIN}/decnet-master", "swarm", "check", "--json", user="decnet"))
+    assert [(row["host"], row["ok"], row["engine"]) for row in checked["results"]] == [("w1", True, None)]
+    script = f"{BIN}/decnet-master events --json | grep -c log.opened || true"
+    machine.wait_for("bash", "-c", script, out="1")
+    shipped = json.loads(machine.run(f"{BIN}/decnet-logship", "status", "--json", user="decnet"))
+    assert shipped["connected"]
+
+
+def test_only_the_tap_is_root_and_it_has_no_network(machine: Machine) -> None:
+    for unit in UNITS:
+        pid = _pid(machine, unit)
+        owner = machine.run("stat", "--format=%U", f"/proc/{pid}").strip()
+        alone = machine.run("readlink", f"/proc/{pid}/ns/net") != machine.run("readlink", "/proc/1/ns/net")
+        assert (owner, alone) == (("root", True) if unit == "decnet-tap" else ("decnet", False)), unit
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_killed_daemon_comes_back(unit: str, machine: Machine) -> None:
+    before = _pid(machine, unit)
+    machine.run("kill", "-9", before)
+    script = f"[ $(systemctl show --value -p MainPID {unit}) != {before} ] && systemctl is-active {unit}"
+    machine.wait_for("bash", "-c", script, out="active")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_stopping_is_quick_and_leaves_nothing(unit: str, machine: Machine) -> None:
+    group = machine.run("systemctl", "show", "--value", "-p", "ControlGroup", unit).strip()
+    began = time.monotonic()
+    machine.run("systemctl", "stop", unit)
+    assert time.monotonic() - began < STOP_SECS
+    assert machine.run("systemctl", "show", "--value", "-p", "Result", unit).strip() == "success", machine.journal(unit)
+    assert group
+    assert group not in machine.shell("cat /proc/[0-9]*/cgroup 2>/dev/null || true")
+    machine.run("systemctl", "start", unit)
+
+
+@pytest.mark.parametrize("unit", ["decnet-agent", "decnet-logship", "decnet-updater"])
+def test_what_only_a_person_can_mend_is_not_tried_again(unit: str, machine: Machine) -> None:
+    role = unit.removeprefix("decnet-")
+    link = f"/var/lib/decnet/identities/{role}"
+    machine.run("systemctl", "stop", unit)
+    machine.run("mv", link, f"{link}.away")
+    try:
+        assert machine.attempt("systemctl", "start", unit).code != 0
+        shown = machine.run("systemctl", "show", "-p", "ActiveState,ExecMainStatus,NRestarts", unit)
+        assert set(shown.split()) == {"ActiveState=failed", "ExecMainStatus=77", "NRestarts=0"}
+        assert "what to do: " in machine.journal(unit)
+    finally:
+        machine.run("mv", f"{link}.away", link)
+        machine.run("systemctl", "reset-failed", unit)
+        machine.run("systemctl", "start", unit)
+
+
+def _state(machine: Machine, unit: str) -> str:
+    shown = machine.run("systemctl", "show", "--value", "-p", "ActiveState,SubState", unit)
+    return " ".join(shown.split())
+
+
+def _pid(machine: Machine, unit: str) -> str:
+    return machine.run("systemctl", "show", "--value", "-p", "MainPID", unit).strip()

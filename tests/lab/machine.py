@@ -1,0 +1,161 @@
+"""A bare Debian with systemd as PID 1 and Python, nothing of ours on it: where an installation is tried for real.
+
+It is a container of the lab's engine with a network namespace of its own that holds the loopback alone, so every port
+is free in it and nothing leaves it. Files come in through folders that are mounted read-only.
+
+    rootfs (mmdebstrap) ──▶ lab-machine:bookworm   systemd, python3, python3-venv; built once, kept by the engine
+
+`--privileged` is not used: the capabilities are named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from docker.errors import APIError, BuildError, ImageNotFound
+from docker.models.containers import Container
+
+from tests.lab.engine import LabEngine
+from tests.lab.image import SUITE, rootfs_archive
+from tests.lab.slots import MissingPart
+
+_ROOTFS = "lab-machine-rootfs"
+_TAG = f"lab-machine:{SUITE}"
+_DOCKERFILE = f"""\
+FROM {_ROOTFS}:{SUITE}
+RUN apt-get update \\
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \\
+      ca-certificates dbus procps python3 python3-venv systemd systemd-sysv \\
+ && rm -rf /var/lib/apt/lists/*
+STOPSIGNAL SIGRTMIN+3
+CMD ["/lib/systemd/systemd"]
+""".encode()
+_CAPABILITIES = ("SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH")
+"""Mounts and namespaces, and what the tap needs (SYS_ADMIN holds CAP_BPF, for which Docker 20.10 has no word)."""
+_BOOT_SECS = 60.0
+_POLL_SECS = 0.1
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that ended."""
+
+    code: int
+    out: str
+
+
+class Machine:
+    """A running machine: `with Machine(engine, {wheels: "/wheels"}) as machine: machine.run("systemctl", …)`.
+
+    Args:
+        engine: runs it.
+        folders: of this machine, to where they appear in that one, read-only.
+    """
+
+    def __init__(self, engine: LabEngine, folders: Mapping[Path, str]) -> None:
+        self._client = engine.client()
+        self._folders = folders
+        self._container: Container | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Remove it; twice is harmless."""
+        container, self._container = self._container, None
+        if container is not None:
+            container.remove(force=True, v=True)
+        self._client.close()
+
+    def attempt(self, *argv: str | Path, user: str = "root", env: Mapping[str, str] | None = None) -> Done:
+        """Run a command to its end, whatever that is; both outputs come back as one."""
+        assert self._container is not None
+        code, out = self._container.exec_run([str(word) for word in argv], user=user, environment=dict(env or {}))
+        return Done(int(code), out.decode(errors="replace"))
+
+    def run(self, *argv: str | Path, user: str = "root", env: Mapping[str, str] | None = None) -> str:
+        """Run a command that must succeed, and return what it printed."""
+        done = self.attempt(*argv, user=user, env=env)
+        assert done.code == 0, f"`{' '.join(map(str, argv))}` ended with {done.code}: {done.out[-3000:]}"
+        return done.out
+
+    def shell(self, script: str, *, user: str = "root", env: Mapping[str, str] | None = None) -> str:
+        """Run a line of shell that must succeed."""
+        return self.run("bash", "-eo", "pipefail", "-c", script, user=user, env=env)
+
+    def wait_for(self, *argv: str, out: str, timeout_secs: float = 30.0) -> None:
+        """Wait until a command prints this, give or take white space."""
+        deadline = time.monotonic() + timeout_secs
+        while (seen := self.attempt(*argv).out.strip()) != out:
+            assert time.monotonic() < deadline, f"`{' '.join(argv)}` prints {seen!r}, not {out!r}\n{self.journal()}"
+            time.sleep(_POLL_SECS)
+
+    def journal(self, unit: str = "", lines: int = 60) -> str:
+        """Return the end of what units logged."""
+        chosen: Sequence[str] = ("--unit", unit) if unit else ()
+        return self.attempt("journalctl", "--no-pager", "--output=cat", f"--lines={lines}", *chosen).out
+
+    def _start(self) -> None:
+        tag = self._image()
+        volumes = {str(path): {"bind": place, "mode": "ro"} for path, place in self._folders.items()}
+        self._container = self._client.containers.create(
+            tag,
+            hostname="bare",
+            network_mode="none",
+            cap_add=list(_CAPABILITIES),
+            security_opt=["seccomp=unconfined", "apparmor=unconfined"],
+            tmpfs={"/run": "", "/run/lock": "", "/tmp": "exec"},
+            volumes={**volumes, "/sys/fs/cgroup": {"bind": "/sys/fs/cgroup", "mode": "rw"}},
+            cgroupns="host",
+        )
+        self._container.start()
+        deadline = time.monotonic() + _BOOT_SECS
+        while (state := self.attempt("systemctl", "is-system-running").out.strip()) not in {"running", "degraded"}:
+            if time.monotonic() > deadline:
+                raise MissingPart(f"systemd does not boot in a container here: it is {state}", "See docs of the lab")
+            time.sleep(_POLL_SECS)
+
+    def _image(self) -> str:
+        key = hashlib.sha256(_DOCKERFILE).hexdigest()
+        try:
+            if self._client.images.get(_TAG).labels.get("context") == key:
+                return _TAG
+        except ImageNotFound:
+            pass
+        try:
+            rootfs = rootfs_archive(lambda _line: None)
+            self._client.api.import_image_from_file(str(rootfs), repository=_ROOTFS, tag=SUITE)
+            self._client.images.build(
+                fileobj=_context(), custom_context=True, tag=_TAG, labels={"context": key}, network_mode="host", rm=True
+            )
+        except (BuildError, APIError) as error:
+            raise MissingPart(f"{_TAG} could not be built: {error}", "Check that the Debian mirror answers") from error
+        return _TAG
+
+
+def _context() -> io.BytesIO:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        entry = tarfile.TarInfo("Dockerfile")
+        entry.size = len(_DOCKERFILE)
+        tar.addfile(entry, io.BytesIO(_DOCKERFILE))
+    packed.seek(0)
+    return packed
