@@ -259,6 +259,15 @@ async def test_a_second_join_of_another_host_is_a_conflict(controller: httpx.Asy
         await asyncio.to_thread(joining.join, agent, await token_for(controller, "w2"))
 
 
+async def test_a_decommissioned_workers_name_is_free_again(controller: httpx.AsyncClient) -> None:
+    first = await token_for(controller, "w1")
+    answer = await controller.post("/hosts/w1/decommission")
+    assert (answer.status_code, answer.json()) == (200, {"host": "w1", "deckies": 0})
+    assert (await controller.get("/hosts")).json()["hosts"][0]["status"] == "decommissioned"
+    assert (await token_for(controller, "w1")).id != first.id
+    assert (await controller.post("/hosts/w9/decommission")).status_code == 404
+
+
 async def test_the_endpoint_serves_the_masters_certificate(swarm: App, ca_file: Path) -> None:
     context = client_context(None, ca_file)
     _, writer = await asyncio.open_connection(

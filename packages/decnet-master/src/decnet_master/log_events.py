@@ -11,6 +11,7 @@ from decnet_master.store.log_events import LOG_EVENTS as STORE
 
 CONTROL: dict[str, str] = {
     "host.enrolled": "a worker joined with its token and was given its certificates",
+    "host.decommissioned": "the operator decommissioned a worker: it and its certificates are refused from now on",
     "join.refused": "somebody asked to join and was refused",
     "api.started": "the API listens",
     "controller.started": "the controller and the enrolment endpoint listen",

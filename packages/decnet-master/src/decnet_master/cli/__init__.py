@@ -4,7 +4,7 @@
     processes  how a daemon begins, without the command line's libraries
     daemons    serve, api, swarmctl, listener, ingester
     setup      init
-    swarm      swarm enroll, list, check
+    swarm      swarm enroll, list, check, decommission
     fleet      deploy, teardown, deckies
     evidence   events
     overview   status

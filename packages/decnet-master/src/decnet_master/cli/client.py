@@ -21,6 +21,7 @@ from decnet_master.settings import MasterSettings
 from decnet_master.swarmctl.messages import (
     CheckReply,
     ControllerHealth,
+    DecommissionReply,
     DeployRequest,
     EnrollReply,
     EnrollRequest,
@@ -74,6 +75,10 @@ class Controller:
     def enroll(self, name: str, ttl_minutes: int | None) -> EnrollReply:
         """Make a join token."""
         return self._call("POST", "/hosts", EnrollReply, EnrollRequest(name=name, ttl_minutes=ttl_minutes))
+
+    def decommission(self, name: str) -> DecommissionReply:
+        """Refuse a worker from now on."""
+        return self._call("POST", f"/hosts/{name}/decommission", DecommissionReply)
 
     def check(self) -> CheckReply:
         """Let it ask every active worker."""

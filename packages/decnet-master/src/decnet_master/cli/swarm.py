@@ -16,10 +16,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 def group() -> typer.Typer:
     """Build the group of verbs."""
-    app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Enrol, list and check workers.")
+    app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Enrol, list, check and decommission workers.")
     app.command("enroll")(_enroll)
     app.command("list")(_list)
     app.command("check")(_check)
+    app.command("decommission")(_decommission)
     return app
 
 
@@ -31,8 +32,7 @@ def _enroll(
     """Make a one-time token with which a worker joins."""
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
-    if not is_host_name(name):
-        raise typer.BadParameter("a name is one lower-case host label: letters, digits, hyphens, 63 at most")
+    _check_name(name)
     with Controller(MasterSettings.load()) as controller:
         reply = controller.enroll(name, ttl_minutes)
     if as_json:
@@ -41,6 +41,33 @@ def _enroll(
     terminal.say(f"On {reply.host}, before {reply.expires_at:%Y-%m-%d %H:%M:%S} UTC, run")
     typer.echo(f"\n  decnet-agent join {reply.token}\n")
     terminal.say("The token works once. It can also be piped in, so that it stays out of the shell's history.")
+
+
+def _decommission(
+    name: Annotated[str, typer.Argument(help="The worker's name.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Refuse a worker, and every certificate that it has, from now on; its name may be enrolled again."""
+    from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
+
+    _check_name(name)
+    if not yes:
+        typer.confirm(f"Refuse {name} from now on? What its log holds and was not shipped yet stays there.", abort=True)
+    with Controller(MasterSettings.load()) as controller:
+        reply = controller.decommission(name)
+    if as_json:
+        terminal.print_json(reply.model_dump(mode="json"))
+        return
+    terminal.say(f"{reply.host} is refused from now on.")
+    if reply.deckies:
+        terminal.say(f"{reply.deckies} deckies of the fleet are placed on it: tear them down, or enrol it again.")
+    terminal.say(f"Before it joins again, remove identities/ and enrolment.json from {reply.host}'s data directory.")
+
+
+def _check_name(name: str) -> None:
+    if not is_host_name(name):
+        raise typer.BadParameter("a name is one lower-case host label: letters, digits, hyphens, 63 at most")
 
 
 def _list(as_json: Json = False) -> None:

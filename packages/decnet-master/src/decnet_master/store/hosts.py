@@ -201,7 +201,7 @@ def _host(row: Row[Any]) -> Host:
 def _taken(name: str) -> Conflict:
     return Conflict(
         f"The host {name} is enrolled already",
-        "Choose another name, decommission the host, or wait until its unused token has ended.",
+        f"Run `decnet-master swarm decommission {name}` first if it shall join anew, or choose another name.",
     )
 
 

@@ -30,6 +30,13 @@ class EnrollReply(Contract):
     expires_at: datetime
 
 
+class DecommissionReply(Contract):
+    """The worker is refused from now on; so many deckies of the fleet are still placed on it."""
+
+    host: HostName
+    deckies: int
+
+
 class HostCheck(Contract):
     """What came of asking one worker how it is."""
 
