@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from decnet_agent.api.server import HEAD_SECS
 from decnet_core.errors import ExitCode
 from decnet_core.fleet import DeckySpec, Shard
 from decnet_core.identity import Identity, Role
-from decnet_core.pki.tls import IdentityFiles
+from decnet_core.pki.tls import IdentityFiles, client_context
 from tests.agent.worker import HOST, PROGRAM, Worker, lay_down
 from tests.pki.world import Ca
 
@@ -148,6 +150,29 @@ def test_status_as_json(worker):
     document = json.loads(run(worker, "status", "--json").stdout)
     assert document["engine"] is None
     assert document["deckies"] == []
+
+
+def test_strangers_who_only_connect_cost_little(worker):
+    pid = worker.daemon.pid
+    strangers = [socket.create_connection(("127.0.0.1", worker.port)) for _ in range(400)]
+    try:
+        assert worker.call("GET", "/health", timeout=10).status == 200
+        assert len(list(Path(f"/proc/{pid}/fd").iterdir())) < 150
+    finally:
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_a_second_request_that_does_not_begin_is_cut(worker):
+    context = client_context(worker.master, worker.master.ca)
+    raw = socket.create_connection(("127.0.0.1", worker.port), timeout=HEAD_SECS + 10)
+    with context.wrap_socket(raw, server_hostname=HOST) as secured:
+        secured.sendall(b"GET /health HTTP/1.1\r\nHost: w1\r\n\r\n")
+        assert secured.recv(4096).startswith(b"HTTP/1.1 200")
+        secured.sendall(b"GET /hea")
+        with suppress(OSError):
+            while secured.recv(4096):
+                pass
 
 
 def test_it_ends_when_asked_to(tmp_path):

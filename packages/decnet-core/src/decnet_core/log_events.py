@@ -2,6 +2,8 @@
 
 LOG_EVENTS: dict[str, str] = {
     "library.logged": "a library wrote a warning or an error through the standard library's logging",
+    "handshake.failed": "a peer did not get through the TLS handshake: no certificate of ours, or no TLS at all",
+    "handshakes.cut": "more TLS handshakes were under way than are allowed, so the oldest were ended: a flood",
     "child.started": "a supervised program was started",
     "child.start_failed": "a supervised program could not be started at all: it is missing or may not be executed",
     "child.exited": "a supervised program ended and is started again after a delay",

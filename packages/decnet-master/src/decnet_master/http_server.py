@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from decnet_core.daemon import Ready
+from decnet_core.tls_server import TlsServer
 
 HANDSHAKE_SECS = 10.0
 """A handshake takes milliseconds; over a bad mobile link a second or two."""
@@ -106,16 +107,13 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
         loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(
-                self._connection,
-                sock=sock,
-                ssl=self._tls,
-                backlog=self.config.backlog,
-                ssl_handshake_timeout=HANDSHAKE_SECS if self._tls is not None else None,
-            )
-            for sock in sockets or ()
-        ]
+        self.servers = []
+        for bound in sockets or ():
+            if self._tls is None:
+                self.servers.append(await loop.create_server(self._connection, sock=bound, backlog=self.config.backlog))
+            else:
+                doors = TlsServer(bound, self._tls, self._connection, handshake_secs=HANDSHAKE_SECS)
+                self.servers.append(doors)  # type: ignore[arg-type]  # it ends like an asyncio.Server
         self.started = True
         self._ready.one_more()
 

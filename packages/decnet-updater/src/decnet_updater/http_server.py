@@ -23,12 +23,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from decnet_core.daemon import Ready
 from decnet_core.errors import TrustError
 from decnet_core.peer import ASGIApp, admit
+from decnet_core.tls_server import TlsServer
 
 HANDSHAKE_SECS = 10.0
 """A handshake takes milliseconds; over a bad mobile link a second or two."""
-
-GOODBYE_SECS = 1.0
-"""How long a peer may take to answer the end of its connection; asyncio's own 30 s would outlast our stopping."""
 
 CONNECTION_SECS = 60.0
 """The whole life of a connection: the master asks one question at a time and can connect again."""
@@ -112,17 +110,10 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
-        loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(
-                self._connection,
-                sock=bound,
-                ssl=self._context,
-                ssl_handshake_timeout=HANDSHAKE_SECS,
-                ssl_shutdown_timeout=GOODBYE_SECS,
-            )
-            for bound in sockets or ()
-        ]
+        self.servers = []
+        for bound in sockets or ():
+            doors = TlsServer(bound, self._context, self._connection, handshake_secs=HANDSHAKE_SECS)
+            self.servers.append(doors)  # type: ignore[arg-type]  # it ends like an asyncio.Server
         self.started = True
         self._ready.one_more()
 

@@ -20,10 +20,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from decnet_core.errors import TrustError
 from decnet_core.peer import ASGIApp, admit
+from decnet_core.tls_server import TlsServer
 
 HANDSHAKE_SECS = 10.0
 HEAD_SECS = 10.0
-"""From a connection's start to the end of its first head: a peer that sends one byte a minute is cut."""
+"""From a connection's start, or a later request's first byte, to the head's end: who sends a byte a minute is cut."""
 
 KEEP_ALIVE_SECS = 15
 STOP_SECS = 3
@@ -74,25 +75,22 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await self.lifespan.startup()
-        loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(
-                lambda: _PeerProtocol(self.config, self.server_state, self.lifespan.state),
-                sock=sock,
-                ssl=self._tls,
-                ssl_handshake_timeout=HANDSHAKE_SECS,
-            )
-            for sock in sockets or ()
-        ]
+        self.servers = []
+        for bound in sockets or ():
+            doors = TlsServer(bound, self._tls, self._connection, handshake_secs=HANDSHAKE_SECS)
+            self.servers.append(doors)  # type: ignore[arg-type]  # it ends like an asyncio.Server
         self.started = True
         self._up()
 
     async def main_loop(self) -> None:
         await self.stop.wait()
 
+    def _connection(self) -> asyncio.Protocol:
+        return _PeerProtocol(self.config, self.server_state, self.lifespan.state)
+
 
 class _PeerProtocol(H11Protocol):
-    """Binds the peer to the connection, and cuts one whose request does not begin."""
+    """Binds the peer to the connection, and cuts one whose request, be it a later one, does not begin in time."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -104,8 +102,11 @@ class _PeerProtocol(H11Protocol):
         self._head_timer = self.loop.call_later(HEAD_SECS, transport.abort)
 
     def data_received(self, data: bytes) -> None:
+        heads = self.headers
+        if self._head_timer is None and getattr(self.cycle, "response_complete", False):
+            self._head_timer = self.loop.call_later(HEAD_SECS, self.transport.abort)
         super().data_received(data)
-        if getattr(self, "cycle", None) is not None and self._head_timer is not None:
+        if self.headers is not heads and self._head_timer is not None:  # a head came whole
             self._head_timer.cancel()
             self._head_timer = None
 
