@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tests.lab.lan import Lan
 from tests.lab.processes import Daemon
 from tests.lab.screen import Screen
 from tests.lab.site import Site
+
+_END_SECS = 15.0  # a supervised program has ten seconds to end
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +51,16 @@ def child_pid(daemon: Daemon, program: str, verb: str) -> int | None:
             if any(program in word for word in argv) and verb in argv:
                 return int(pid)
     return None
+
+
+def kill_alone(daemon: Daemon) -> None:
+    """Kill a supervisor with SIGKILL, and wait until its children have ended by themselves, as they promise."""
+    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+    daemon.kill()
+    deadline = time.monotonic() + _END_SECS
+    while any(Path(f"/proc/{pid}").exists() for pid in children):
+        assert time.monotonic() < deadline, f"children outlive their supervisor: {children}"
+        time.sleep(0.02)
 
 
 def kill_child(daemon: Daemon, program: str, verb: str) -> None:

@@ -11,7 +11,7 @@ from datetime import datetime
 import docker
 import pytest
 
-from tests.journeys.conftest import kill_child
+from tests.journeys.conftest import kill_alone, kill_child
 from tests.lab.attack import Expectation, Row, Target, visit
 from tests.lab.lan import Lan
 from tests.lab.screen import Screen, find
@@ -34,13 +34,13 @@ def _agent_child(program: str, verb: str) -> Kill:
 
 
 def _whole_master(site: Site) -> None:
-    site.master.kill()
+    kill_alone(site.master)
     site.master.start()
     site.master.wait_for_http(f"{site.api_url}/readyz", timeout_secs=60)
 
 
 def _whole_agent(site: Site) -> None:
-    site.agent.kill()
+    kill_alone(site.agent)
     site.agent.start()
     site.agent.wait_for_port(site.ports["agent"])
 

@@ -85,6 +85,7 @@ class Tap:
             loop.remove_reader(self._probes.fd)
             loop.remove_reader(self._captures.fd)
             self._drain_records()
+            await self._captures.finish(self._drain_records)
             self._leftovers.keep(self._sender)
             self._captures.close()
             self._probes.close()

@@ -39,6 +39,8 @@ FOLLOW_SECS = 600.0
 """How long a captured file's name is watched; a file that large or that old is let go, so that its space is freed."""
 FOLLOW_FILE_BYTES = 8 << 20
 LOOK_SECS = 1.0
+FINISH_SECS = 3.0
+"""How long files that were written just before the end may take; systemd gives us more, an operator's patience less."""
 MAX_PATH = 4096
 
 log = structlog.get_logger()
@@ -71,6 +73,7 @@ class Captures:
         self._quarantine, self._observer, self._emit = quarantine, observer, emit
         self._mounts: dict[int, Watched] = {}
         self._pending: asyncio.Queue[_Capture] = asyncio.Queue(MAX_PENDING)
+        self._in_hand: _Capture | None = None
         self._followed: OrderedDict[tuple[int, int], _Followed] = OrderedDict()
         self._dropped: dict[str, int] = {}
 
@@ -122,15 +125,35 @@ class Captures:
     async def run(self) -> NoReturn:
         """Keep what was taken, until cancelled."""
         while True:
-            capture = await self._pending.get()
+            self._in_hand = capture = await self._pending.get()
             try:
                 kept = await asyncio.to_thread(self._quarantine.keep, capture.fd, _about(capture.draft))
             except DecnetError as cause:
-                log.warning("tap.quarantine_failed", reason=cause.message)
+                self._failed(capture, cause)
+            else:
+                self._told(capture, kept)
+            self._in_hand = None
+
+    async def finish(self, drain_records: Callable[[], None]) -> None:
+        """Keep what the kernel has told until now, after `run` was cancelled; what takes too long is counted."""
+        loop = asyncio.get_running_loop()
+        self.read(drain_records)
+        await loop.shutdown_default_executor()  # `run`'s thread may still read the file in hand
+        until = loop.time() + FINISH_SECS
+        waiting = [self._in_hand] if self._in_hand is not None else []
+        self._in_hand = None
+        while not self._pending.empty():
+            waiting.append(self._pending.get_nowait())
+        for capture in waiting:
+            if loop.time() > until:
                 os.close(capture.fd)
-                self._drop("quarantine-failed")
+                self._drop("ended")
                 continue
-            self._told(capture, kept)
+            try:
+                self._told(capture, self._quarantine.keep(capture.fd, _about(capture.draft)))
+            except DecnetError as cause:
+                self._failed(capture, cause)
+        self._tell_drops()
 
     async def follow(self) -> NoReturn:
         """Look for new names of captured files, and tell of drops, until cancelled."""
@@ -145,10 +168,7 @@ class Captures:
                     followed.path = path
                     draft = followed.capture.draft
                     self._emit(replace(draft, at=datetime.now(UTC), fields={**draft.fields, "path": path}))
-            for reason, count in self._dropped.items():
-                log.warning("evidence.dropped", count=count, reason=reason)
-                self._emit(evidence_dropped(count, reason, datetime.now(UTC)))
-            self._dropped.clear()
+            self._tell_drops()
 
     def close(self) -> None:
         """Drop all marks and files."""
@@ -221,6 +241,17 @@ class Captures:
         self._followed[key] = _Followed(capture, capture.draft.fields["path"], until)
         while len(self._followed) > MAX_FOLLOWED:
             os.close(self._followed.popitem(last=False)[1].capture.fd)
+
+    def _failed(self, capture: _Capture, cause: DecnetError) -> None:
+        log.warning("tap.quarantine_failed", reason=cause.message)
+        os.close(capture.fd)
+        self._drop("quarantine-failed")
+
+    def _tell_drops(self) -> None:
+        for reason, count in self._dropped.items():
+            log.warning("evidence.dropped", count=count, reason=reason)
+            self._emit(evidence_dropped(count, reason, datetime.now(UTC)))
+        self._dropped.clear()
 
     def _drop(self, reason: str) -> None:
         self._dropped[reason] = self._dropped.get(reason, 0) + 1
