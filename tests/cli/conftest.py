@@ -4,7 +4,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,9 +74,10 @@ class Cli:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def daemon(self, *arguments: str) -> Daemon:
+    def daemon(self, *arguments: str, env: Mapping[str, str] | None = None) -> Daemon:
         argv = [sys.executable, "-m", "decnet_master", *arguments]
-        return Daemon(argv, log_path=self.folder / f"{arguments[0]}.log", env={"DECNET_CONFIG": str(self.config)})
+        surroundings = {"DECNET_CONFIG": str(self.config), **(env or {})}
+        return Daemon(argv, log_path=self.folder / f"{arguments[0]}.log", env=surroundings)
 
 
 @pytest.fixture(scope="session")

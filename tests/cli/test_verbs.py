@@ -8,6 +8,7 @@ import os
 import re
 import select
 import signal
+import socket
 import stat
 from pathlib import Path
 
@@ -74,6 +75,12 @@ def test_a_master_that_runs(served: Cli) -> None:
     assert "w1" in served("swarm", "list").out
     assert json.loads(served("swarm", "list", "--json").out)["hosts"][0]["status"] == "enrolled"
 
+    assert "swarm decommission w1" in served("swarm", "enroll", "w1").err
+    assert served("swarm", "decommission", "w1").code == 1, "nobody said yes"
+    assert served("swarm", "decommission", "w9", "--yes").code == 4
+    assert "refused from now on" in served("swarm", "decommission", "w1", "--yes").out
+    assert served("swarm", "enroll", "w1").code == 0
+
     assert served("teardown", "--yes").code == 4
     assert json.loads(served("deckies", "--json").out) == {"deckies": []}
     assert served("deploy", "--host", "w9").code == 1, "there is still no active worker"
@@ -100,6 +107,19 @@ def test_events_are_shown_and_followed(cli: Cli) -> None:
         following.wait_for_line('"seq": 3')
         feed(cli, 4)
         following.wait_for_line('"seq": 4')
+
+
+@pytest.mark.slow
+def test_serve_is_ready_when_every_part_is(cli: Cli) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(cli.folder / "notify"))
+        manager.settimeout(60)
+        with cli.daemon("serve", env={"NOTIFY_SOCKET": str(cli.folder / "notify")}) as daemon:
+            assert manager.recv(100) == b"READY=1"
+            log = daemon.log_path.read_text()
+            for part in ("api", "controller", "ingester", "listener"):
+                assert f'"event": "{part}.started"' in log
+        assert manager.recv(100) == b"STOPPING=1"
 
 
 @pytest.mark.slow

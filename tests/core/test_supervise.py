@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -30,9 +33,9 @@ def shell(script, *arguments, **options):
 
 
 @contextlib.asynccontextmanager
-async def kept(child, environment=None):
+async def kept(child, environment=None, **options):
     """Keep a child running while the body runs."""
-    task = asyncio.create_task(keep_running(child, environment))
+    task = asyncio.create_task(keep_running(child, environment, **options))
     try:
         yield task
     finally:
@@ -108,10 +111,65 @@ async def test_an_optional_child_is_given_up_and_the_rest_goes_on(argv):
 
 async def test_a_child_knows_its_supervisor_and_not_its_manager(tmp_path, monkeypatch):
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/systemd/notify")
-    script = 'echo "$DECNET_SUPERVISOR_PID/$NOTIFY_SOCKET/$MORE" > $1.tmp; mv $1.tmp $1; exec sleep 60'
+    monkeypatch.setenv("WATCHDOG_USEC", "1000")
+    script = 'echo "$DECNET_SUPERVISOR_PID/$NOTIFY_SOCKET/$MORE$WATCHDOG_USEC" > $1.tmp; mv $1.tmp $1; exec sleep 60'
     async with kept(shell(script, tmp_path / "seen"), {"MORE": "more"}):
         await until((tmp_path / "seen").exists)
-    assert lines_of(tmp_path / "seen") == [f"{os.getpid()}//more"]
+        (seen,) = lines_of(tmp_path / "seen")
+    supervisor, socket_name, more = seen.split("/")
+    assert (supervisor, more) == (str(os.getpid()), "more")
+    assert socket_name.startswith("@")
+
+
+def python(code, **options):
+    return Child("child", (sys.executable, "-c", textwrap.dedent(code)), **options)
+
+
+SAYS_READY = """
+import os, signal, subprocess, sys
+from decnet_core.notify import notify
+if sys.argv[1:] == ["other"]:
+    sys.exit(not notify("READY=1"))
+"""
+
+
+async def test_a_child_is_up_when_it_says_so_itself_and_once_only():
+    ups = []
+    again = SAYS_READY + 'notify("STATUS=x\\nREADY=1")\nnotify("READY=1")\nos.kill(os.getpid(), signal.SIGKILL)\n'
+    with capture_logs() as logged:
+        async with kept(python(again), up=lambda: ups.append("up")):
+            await until(lambda: [line["event"] for line in logged].count("child.exited") == 3)
+    assert ups == ["up"]
+
+
+async def test_what_others_say_does_not_count(tmp_path):
+    ups = []
+    others = """
+    subprocess.run([sys.executable, "-c", sys.argv[2], "other"], check=True)
+    notify("READY=0")
+    open(sys.argv[1], "w").close()
+    signal.pause()
+    """
+    argv = (sys.executable, "-c", SAYS_READY + textwrap.dedent(others), str(tmp_path / "done"), SAYS_READY)
+    async with kept(Child("child", argv), up=lambda: ups.append("up")):
+        await until((tmp_path / "done").exists)
+        await asyncio.sleep(0)  # what was sent has arrived; the loop looks at it
+        await asyncio.sleep(0)
+        assert ups == []
+
+
+async def test_more_words_than_a_socket_holds_block_nobody():
+    ups = []
+    many = SAYS_READY + 'for _ in range(1000): assert notify("WATCHDOG=1")\nnotify("READY=1")\nsignal.pause()'
+    async with kept(python(many), up=lambda: ups.append("up")):
+        await until(lambda: ups)
+
+
+@pytest.mark.parametrize("code", [1, 69, 78])
+async def test_an_optional_child_that_ends_is_not_waited_for(code):
+    ups = []
+    async with kept(shell(f"exit {code}", optional=True), up=lambda: ups.append("up")):
+        await until(lambda: ups == ["up"])
 
 
 async def test_a_cancelled_child_gets_time_to_clean_up(tmp_path):
@@ -140,7 +198,9 @@ from decnet_core.supervise import Child, keep_running
 def main():
     child = (sys.executable, "-u", "-c", sys.argv[1])
     children = [Child("a", (*child, "a")), Child("b", (*child, "b"))]
-    asyncio.run(daemon.run({child.name: lambda child=child: keep_running(child) for child in children}))
+    ready = daemon.Ready(2)
+    tasks = {child.name: lambda child=child: keep_running(child, up=ready.one_more) for child in children}
+    asyncio.run(daemon.run(tasks, ready))
 
 run_program(main)
 """
@@ -148,7 +208,20 @@ CHILD = """
 import os, signal, sys
 from decnet_core.daemon import die_with_parent
 die_with_parent()
-print("up", sys.argv[1], os.getpid(), flush=True)
+os.write(1, f"up {sys.argv[1]} {os.getpid()}\\n".encode())  # whole, between the other child's lines
+while True:
+    signal.pause()
+"""
+PATIENT_CHILD = """
+import os, signal, sys
+from decnet_core.daemon import die_with_parent
+from decnet_core.notify import notify
+die_with_parent()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+os.write(1, f"up {sys.argv[1]} {os.getpid()}\\n".encode())  # whole, between the other child's lines
+signal.sigwait({signal.SIGUSR1})
+notify("READY=1")
+os.write(1, f"ready {sys.argv[1]}\\n".encode())
 while True:
     signal.pause()
 """
@@ -172,6 +245,27 @@ def test_a_killed_child_comes_back_and_its_neighbour_does_not_notice():
         assert name == "a"
         assert int(pid) != pids["a"]
         assert is_alive(pids["b"])
+
+
+@pytest.fixture
+def manager(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.settimeout(20)
+        yield listening
+
+
+def test_a_supervisor_is_ready_when_all_its_children_are(manager):
+    with Program(SUPERVISOR, PATIENT_CHILD, env={"NOTIFY_SOCKET": manager.getsockname()}) as supervisor:
+        pids = {line[1]: int(line[2]) for line in (supervisor.line_with("up ").split() for _ in "ab")}
+        os.kill(pids["a"], signal.SIGUSR1)
+        supervisor.line_with("ready a")
+        manager.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)
+        manager.settimeout(20)
+        os.kill(pids["b"], signal.SIGUSR1)
+        assert manager.recv(100) == b"READY=1"
 
 
 def test_a_hopeless_child_ends_the_supervisor_and_its_neighbours():

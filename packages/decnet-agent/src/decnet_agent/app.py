@@ -134,7 +134,7 @@ class App:
             self.server.close()
 
     async def _run(self) -> None:
-        ready = Ready(2)
+        ready = Ready(2 + len(self.children))
         appender = self.agent.appender
 
         def count_sensors(number: int) -> None:
@@ -164,7 +164,7 @@ class App:
             "reapply": reapply,
         }
         for child in self.children:
-            tasks[child.name] = partial(keep_running, child)
+            tasks[child.name] = partial(keep_running, child, up=ready.one_more)
         await daemon.run(tasks, ready)
 
 

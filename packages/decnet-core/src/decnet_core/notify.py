@@ -1,4 +1,8 @@
-"""Tell systemd how we are: sd_notify(3) in its datagram form, a no-op where no manager listens.
+"""Tell systemd how we are, and hear how a child of ours is: sd_notify(3) in its datagram form.
+
+`notify` is a no-op where no manager listens. `Notices` is a manager's end, for one child: a socket with a name that
+the kernel makes up in the abstract namespace, so that nothing has to be cleaned up. Anyone on the machine may send
+there; who did is told by the kernel, and only the child's own word counts.
 
 Source: the protocol of sd_notify(3): newline-separated assignments sent to the socket that NOTIFY_SOCKET names; a
 leading `@` means the abstract namespace.
@@ -6,8 +10,22 @@ leading `@` means the abstract namespace.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import struct
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+SEND_SECS = 1.0
+"""A manager reads at once; one that does not must not hold our loop."""
+
+_CREDENTIALS = struct.Struct("3i")
+"""struct ucred: pid, uid, gid. Source: unix(7)."""
+
+_NOTICE_BYTES = 4096
+"""The longest message that is read whole, as in systemd."""
 
 
 def notify(state: str) -> bool:
@@ -19,6 +37,7 @@ def notify(state: str) -> bool:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.settimeout(SEND_SECS)
             channel.connect(address)
             channel.sendall(state.encode())
     except OSError:
@@ -32,3 +51,41 @@ def watchdog_interval_secs() -> float | None:
         return None
     usec = os.environ.get("WATCHDOG_USEC", "")
     return int(usec) / 2_000_000 if usec.isdecimal() and int(usec) > 0 else None
+
+
+class Notices:
+    """The end of a notification socket that listens to one child; use it in a `with` block on a loop."""
+
+    def __init__(self) -> None:
+        """Bind it."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._socket.bind("")  # autobind, unix(7): a name that nobody else has
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+
+    @property
+    def address(self) -> str:
+        """What the child's NOTIFY_SOCKET shall be."""
+        name: bytes = self._socket.getsockname()
+        return "@" + name[1:].decode("ascii")
+
+    def listen(self, pid: int, ready: Callable[[], None]) -> None:
+        """Hear the process of this pid from now on, and call `ready` each time that it says so."""
+        asyncio.get_running_loop().add_reader(self._socket, self._hear, pid, ready)
+
+    def _hear(self, pid: int, ready: Callable[[], None]) -> None:
+        """Read all that is there: a full socket would block whoever sends."""
+        while True:
+            try:
+                said, about, _, _ = self._socket.recvmsg(_NOTICE_BYTES, socket.CMSG_SPACE(_CREDENTIALS.size))
+            except BlockingIOError:
+                return
+            senders = [_CREDENTIALS.unpack(data)[0] for _, kind, data in about if kind == socket.SCM_CREDENTIALS]
+            if senders == [pid] and b"READY=1" in said.split(b"\n"):
+                ready()

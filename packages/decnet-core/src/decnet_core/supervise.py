@@ -5,6 +5,10 @@ starts anew once it has run for `STEADY_SECS`. A child that ends with a code tha
 trust, configuration, a port in use), or whose program is missing, ends the whole: waiting would hide it. `optional`
 children are given up instead, with a log line.
 
+A supervisor is up when its children are: each child is given a notification socket of its own in place of the
+manager's (`notify.Notices`), says READY=1 there, and is believed by its pid. An optional child that ends
+before it was up is not waited for.
+
 It does not redirect output: children write to the supervisor's standard error, whose lines carry their role.
 """
 
@@ -16,13 +20,14 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from decnet_core.daemon import SUPERVISOR_PID
 from decnet_core.errors import DecnetError, ExitCode
+from decnet_core.notify import Notices
 
 FIRST_DELAY_SECS = 0.2
 LONGEST_DELAY_SECS = 30.0
@@ -53,17 +58,27 @@ class ChildFailed(DecnetError):
     """A child ended in a way that a restart cannot mend; carries the child's own exit code."""
 
 
-async def keep_running(child: Child, environment: Mapping[str, str] | None = None) -> None:
+async def keep_running(
+    child: Child, environment: Mapping[str, str] | None = None, up: Callable[[], None] = lambda: None
+) -> None:
     """Run one child for ever; cancel to stop it.
+
+    Args:
+        child: what to run.
+        environment: added to ours.
+        up: called once: when the child is ready for the first time, or, for an optional one, has ended before.
 
     Raises:
         ChildFailed: it cannot run as it is configured (never for an optional one, which is given up).
     """
     delay_secs = FIRST_DELAY_SECS
     conflicts = 0
+    told = _Once(up)
     while True:
         started = time.monotonic()
-        code = await _run_once(child, environment)
+        code = await _run_once(child, environment, told)
+        if child.optional:
+            told()
         conflicts = conflicts + 1 if code == ExitCode.CONFLICT else 0
         if code in _HOPELESS or conflicts == CONFLICT_ATTEMPTS:
             if child.optional:
@@ -79,20 +94,38 @@ async def keep_running(child: Child, environment: Mapping[str, str] | None = Non
         delay_secs = min(delay_secs * 2, LONGEST_DELAY_SECS)
 
 
-async def _run_once(child: Child, environment: Mapping[str, str] | None) -> int:
-    surroundings = {**os.environ, **(environment or {}), SUPERVISOR_PID: str(os.getpid())}
-    surroundings.pop("NOTIFY_SOCKET", None)  # the manager hears from the supervisor alone
-    try:
-        process = await asyncio.create_subprocess_exec(*child.argv, env=surroundings, stdin=asyncio.subprocess.DEVNULL)
-    except OSError as cause:
-        log.warning("child.start_failed", child=child.name, program=child.argv[0], reason=cause.strerror)
-        return ExitCode.CONFIG if cause.errno in _NO_SUCH_PROGRAM else ExitCode.UNAVAILABLE
-    log.info("child.started", child=child.name, pid=process.pid)
-    try:
-        return await process.wait()
-    except asyncio.CancelledError:
-        await _stop(process)
-        raise
+class _Once:
+    """Calls a function the first time only."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self._called = False
+
+    def __call__(self) -> None:
+        if not self._called:
+            self._called = True
+            self._function()
+
+
+async def _run_once(child: Child, environment: Mapping[str, str] | None, up: Callable[[], None]) -> int:
+    with Notices() as notices:
+        surroundings = {**os.environ, **(environment or {}), SUPERVISOR_PID: str(os.getpid())}
+        surroundings["NOTIFY_SOCKET"] = notices.address  # the manager hears from the supervisor alone
+        surroundings.pop("WATCHDOG_USEC", None)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *child.argv, env=surroundings, stdin=asyncio.subprocess.DEVNULL
+            )
+        except OSError as cause:
+            log.warning("child.start_failed", child=child.name, program=child.argv[0], reason=cause.strerror)
+            return ExitCode.CONFIG if cause.errno in _NO_SUCH_PROGRAM else ExitCode.UNAVAILABLE
+        log.info("child.started", child=child.name, pid=process.pid)
+        notices.listen(process.pid, up)
+        try:
+            return await process.wait()
+        except asyncio.CancelledError:
+            await _stop(process)
+            raise
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -41,8 +41,13 @@ def build(part: str, settings: MasterSettings) -> App:
 async def run_serve(parts: Sequence[str]) -> None:
     """Run the parts as supervised children, each of them `decnet-master <part>`, until a signal comes.
 
+    It is ready when all of them are.
+
     Raises:
         ChildFailed: a part cannot run as it is configured.
     """
     children = [Child(part, (sys.executable, "-m", "decnet_master", part)) for part in parts]
-    await daemon.run({child.name: functools.partial(keep_running, child) for child in children})
+    ready = daemon.Ready(len(children))
+    await daemon.run(
+        {child.name: functools.partial(keep_running, child, up=ready.one_more) for child in children}, ready
+    )
