@@ -37,6 +37,7 @@ class Site:
         lan: where its deckies live.
         progress: told what happens, a line each.
         api_port: fixed port of the API; None takes a free one.
+        master_keys: more keys of the master's configuration.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class Site:
         *,
         progress: Callable[[str], None] = lambda _line: None,
         api_port: int | None = None,
+        master_keys: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.lan = lan
         self._docker_host = docker_host
+        self._master_keys = dict(master_keys or {})
         self._progress = progress
         self.ports = {name: free_port() for name in ("api", "controller", "enrolment", "listener", "agent", "updater")}
         if api_port is not None:
@@ -171,6 +174,7 @@ class Site:
                 "enrolment-address": local["enrolment"],
                 "listener-address": local["listener"],
                 "public-address": local["enrolment"],
+                **self._master_keys,
             },
         )
         self._write_ini(

@@ -93,7 +93,7 @@ class KeyStore:
             if not path.exists():
                 create_file(path, certificates.key_pem(certificates.generate_key()), SECRET_MODE)
                 sync_folder(self._directory)
-            _check_mode(path)
+            _check_mode(path, _advice(role))
             key = load_pem_private_key(path.read_bytes(), None)
         except OSError as error:
             raise _unwritable(self._directory, error) from error
@@ -140,7 +140,9 @@ class KeyStore:
         if folder is None:
             raise TrustError(
                 f"This host has no {role} identity in {self._directory}",
-                "Run `decnet-agent join` first; on the master, `decnet-master init`.",
+                "Run `decnet-master init` first."
+                if role is Role.MASTER
+                else "Run `decnet-agent join` with a token that `decnet-master swarm enroll` printed.",
             )
         return _prove(_files_in(folder), role, now)
 
@@ -199,9 +201,9 @@ def _files_in(folder: Path) -> IdentityFiles:
 
 
 def _prove(files: IdentityFiles, role: Role, now: datetime) -> StoredIdentity:
-    advice = "Run `decnet-agent join` again."
-    _check_mode(files.key)
-    shown, der = _shake_hands_with_itself(files)
+    advice = _advice(role)
+    _check_mode(files.key, advice)
+    shown, der = _shake_hands_with_itself(files, advice)
     identity = identity_of_peer(shown)
     if identity.role is not role:
         raise TrustError(f"{files.certificate} is of {identity}, not of the role {role}", advice)
@@ -221,7 +223,14 @@ def _prove(files: IdentityFiles, role: Role, now: datetime) -> StoredIdentity:
     return StoredIdentity(identity, files, not_before, not_after, fingerprint(der))
 
 
-def _shake_hands_with_itself(files: IdentityFiles) -> tuple[dict[str, Any], bytes]:
+def _advice(role: Role) -> str:
+    """Say how an identity of this role is made anew."""
+    if role is Role.MASTER:
+        return "Run `decnet-master init`: it issues a new one."
+    return "Enrol this worker again on the master (`decnet-master swarm`), then run `decnet-agent join` here."
+
+
+def _shake_hands_with_itself(files: IdentityFiles, advice: str) -> tuple[dict[str, Any], bytes]:
     """Return the certificate as a verifying server sees it (every role may be a client, not all a server), and its DER.
 
     Raises:
@@ -241,9 +250,7 @@ def _shake_hands_with_itself(files: IdentityFiles) -> tuple[dict[str, Any], byte
                 break
     except ssl.SSLError as error:
         why = getattr(error, "verify_message", None) or error.reason
-        raise TrustError(
-            f"{files.ca} does not vouch for {files.certificate}: {why}", "Run `decnet-agent join` again."
-        ) from error
+        raise TrustError(f"{files.ca} does not vouch for {files.certificate}: {why}", advice) from error
     return server.getpeercert() or {}, server.getpeercert(binary_form=True) or b""
 
 
@@ -255,11 +262,11 @@ def _turn(side: ssl.SSLObject) -> bool:
     return True
 
 
-def _check_mode(key: Path) -> None:
+def _check_mode(key: Path, advice: str) -> None:
     try:
         mode = stat.S_IMODE(key.stat().st_mode)
     except OSError as error:
-        raise TrustError(f"The key {key} cannot be read: {error.strerror}", "Run `decnet-agent join` again.") from error
+        raise TrustError(f"The key {key} cannot be read: {error.strerror}", advice) from error
     if mode & 0o077:
         raise TrustError(f"{key} may be used by others (mode {mode:04o})", f"Run `chmod 600 {key}`.")
 

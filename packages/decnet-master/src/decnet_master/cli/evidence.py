@@ -63,7 +63,6 @@ async def _more(store: Store, seq: int, wanted: dict[str, Any], *, as_json: bool
 
 
 def _print(rows: list[dict[str, Any]], *, as_json: bool) -> None:
-
     for row in rows:
         if as_json:
             terminal.print_json(row)

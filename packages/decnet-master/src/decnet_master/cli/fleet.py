@@ -97,7 +97,6 @@ def _logins(decky: DeckyView) -> str:
 
 
 def _show(reply: FleetReply, *, as_json: bool, none_is_fine: bool) -> None:
-
     if as_json:
         terminal.print_json(reply.model_dump(mode="json"))
     else:
@@ -106,10 +105,13 @@ def _show(reply: FleetReply, *, as_json: bool, none_is_fine: bool) -> None:
         if changed:
             terminal.print_table(("", "decky"), changed)
         terminal.print_table(
-            ("worker", "ok", "running", "error", "what to do"),
+            ("worker", "ok", "deckies"),
             [
-                (row.host, terminal.yes(row.ok), len(row.report.deckies) if row.report else None, row.error, row.advice)
+                (row.host, terminal.yes(row.ok), len(row.report.deckies) if row.report else None)
                 for row in reply.results
             ],
         )
+        for row in reply.results:
+            if not row.ok:
+                terminal.say_failure(row.host, row.error, row.advice)
     judge([(row.host, row.ok) for row in reply.results], "are as they should be", none_is_fine=none_is_fine)

@@ -68,7 +68,6 @@ def _controller(settings: MasterSettings) -> str:
 
 
 def _port(address: str) -> str:
-
     endpoint = Endpoint.parse(address)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(endpoint.host, endpoint.host)
     try:

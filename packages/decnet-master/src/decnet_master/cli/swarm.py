@@ -95,7 +95,7 @@ def _check(as_json: Json = False) -> None:
         terminal.print_json(reply.model_dump(mode="json"))
     else:
         terminal.print_table(
-            ("worker", "ok", "version", "generation", "deckies", "engine", "taps", "error"),
+            ("worker", "ok", "version", "generation", "deckies", "engine", "taps"),
             [
                 (
                     row.host,
@@ -105,9 +105,11 @@ def _check(as_json: Json = False) -> None:
                     row.deckies,
                     row.engine,
                     row.taps,
-                    row.error,
                 )
                 for row in reply.results
             ],
         )
+        for row in reply.results:
+            if not row.ok:
+                terminal.say_failure(row.host, row.error, row.advice)
     judge([(row.host, row.ok) for row in reply.results], "answered")

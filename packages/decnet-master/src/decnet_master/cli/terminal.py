@@ -15,6 +15,8 @@ from typing import Any
 MAX_CELL_CHARS = 400
 """Of foreign text in a table; `--json` has it whole."""
 
+PIPE_COLUMNS = 400
+
 
 def safe(text: object) -> str:
     """Return the text with everything that is not printable written as its code, cut to a cell's length."""
@@ -51,9 +53,16 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None
         table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*(Text("-" if cell is None else safe(cell)) for cell in row))
-    console = Console()
     # What reads a pipe wants whole lines, whatever the width of a terminal that is not there.
-    console.print(table, width=None if console.is_terminal else 200, crop=console.is_terminal)
+    Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)
+
+
+def say_failure(who: str, error: str | None, advice: str | None) -> None:
+    """Print why one of many failed, and what to do, below their table: a column would fold it to shreds."""
+    words = error or "failed, and did not say why"
+    say(words if who in words else f"{who}: {words}")
+    if advice:
+        say(f"  what to do: {advice}")
 
 
 def _shown(character: str) -> str:

@@ -68,7 +68,7 @@ async def _open(url: str) -> Store:
         try:
             return await Store.open(url, CONNECTIONS)
         except RetryLater as cause:
-            log.warning("database.awaited", reason=cause.message, retry_in_secs=delay_secs)
+            log.warning("database.awaited", reason=cause.message, advice=cause.advice, retry_in_secs=delay_secs)
             await asyncio.sleep(delay_secs)
             delay_secs = min(delay_secs * 2, LONGEST_DELAY_SECS)
 

@@ -161,7 +161,7 @@ class Ingester:
 
     async def _wait_for_database(self, cause: Unavailable) -> None:
         """Wait, longer each time until something could be stored: a full disk answers questions."""
-        log.warning("database.awaited", reason=cause.message, retry_in_secs=self._delay_secs)
+        log.warning("database.awaited", reason=cause.message, advice=cause.advice, retry_in_secs=self._delay_secs)
         await asyncio.sleep(self._delay_secs)
         self._delay_secs = min(self._delay_secs * 2, LONGEST_DELAY_SECS)
 

@@ -173,6 +173,10 @@ def failure(cause: BaseException, url: URL) -> DecnetError:
     # In full, a wrapped driver error would quote the statement; the driver's own words do not.
     origin = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
     words = str(origin).splitlines()[0][:200] if str(origin) else type(origin).__name__
+    if _is_full(origin):
+        return RetryLater(
+            f"The disk of the database {name} is full", "Free space there; what waits to be stored is kept meanwhile."
+        )
     if _passes(cause, origin):
         return RetryLater(f"The database {name} does not answer: {words}", "Start it, or wait until it is free again.")
     if _is_ours(cause, origin):  # the words may quote the value
@@ -190,6 +194,11 @@ def _passes(cause: BaseException, origin: BaseException) -> bool:
     if isinstance(cause, DBAPIError):
         return cause.connection_invalidated
     return isinstance(cause, OSError | TimeoutError | PoolTimeout)
+
+
+def _is_full(origin: BaseException) -> bool:
+    code = getattr(origin, "sqlite_errorcode", 0) & 0xFF
+    return code == sqlite3.SQLITE_FULL or getattr(origin, "sqlstate", None) == "53100"  # disk_full
 
 
 def _is_ours(cause: BaseException, origin: BaseException) -> bool:
