@@ -24,7 +24,7 @@ DECLARED: dict[str, frozenset[str]] = {
             "uvloop",
         }
     ),
-    "decnet-agent": frozenset({"decnet-core", "docker", "fastapi", "httpx", "uvicorn"}),
+    "decnet-agent": frozenset({"decnet-core", "docker", "httpx", "starlette", "uvicorn"}),
     "decnet-updater": frozenset({"decnet-core", "starlette", "uvicorn"}),
     "decnet-logship": frozenset({"decnet-core"}),
 }
@@ -78,7 +78,6 @@ CLOSURE: dict[str, frozenset[str]] = {
     },
     "decnet-agent": _CORE
     | _SERVER
-    | _FASTAPI
     | _CLIENT
     | {"charset-normalizer", "decnet-agent", "docker", "requests", "urllib3"},
     "decnet-updater": _CORE | _SERVER | {"decnet-updater"},
