@@ -7,6 +7,8 @@ import pytest
 from decnet_core.errors import Conflict
 from decnet_core.fleet import Account, DeckyPhase, DeckySpec, DeckyState, ShardReport
 from decnet_master.store import Store
+from decnet_master.store.fleet import MAX_ERROR_CHARS
+from decnet_master.store.hosts import MAX_VERSION_CHARS
 from tests.store.samples import NOW, enrol
 
 
@@ -116,3 +118,17 @@ async def test_fleets_placed_at_the_same_moment_do_not_mix(store: Store) -> None
     assert results[-1] is None
     assert all(result is None or isinstance(result, Conflict) for result in results)
     assert [p.spec.name for p in await store.fleet.current()] == [f"g{numbers[-1]}-{i}" for i in range(5)]
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_a_worker_s_words_are_bounded_and_storable(store: Store) -> None:
+    generation = await store.fleet.next_generation(NOW)
+    await store.fleet.place(generation, [("w1", spec("d1"))])
+    words = "no\0space " * 100_000
+    failed = state("d1", DeckyPhase.FAILED, error=words, container="\0" * 1000)
+    strangers = tuple(f"d{number}\0" for number in range(50_000))
+    await store.fleet.record(ShardReport(host="w1", generation=generation, deckies=(failed,), removed=strangers))
+    (decky,) = await store.fleet.current()
+    assert decky.error == words[:MAX_ERROR_CHARS]
+    await store.hosts.seen("w1", "\0" * 1_000_000, NOW)
+    assert (await store.hosts.get("w1")).version == "\0" * MAX_VERSION_CHARS

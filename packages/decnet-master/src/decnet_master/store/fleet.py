@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, func, insert, or_, select, text, update
+from sqlalchemy import Row, and_, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,6 +21,12 @@ from decnet_core.fleet import DeckyPhase, DeckySpec, DeckyState, ShardReport
 from decnet_master.store.engine import Database
 from decnet_master.store.schema import deckies, generations
 from decnet_master.store.values import micros, original, storable
+
+MAX_ERROR_CHARS = 1000
+"""Of what a worker says about one decky: some sentences. It is a machine that attackers are led to."""
+
+MAX_CONTAINER_CHARS = 128
+"""An engine's id has 64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +99,20 @@ class Fleet:
         return await self._list(desired=False)
 
     async def record(self, report: ShardReport) -> None:
-        """Note what became of a worker's shard."""
+        """Note what became of a worker's shard; its words are cut to what is worth keeping."""
         mine = and_(deckies.c.host == report.host, deckies.c.generation <= report.generation)
-        present = {decky.name for decky in report.deckies}
+        present, removed = {decky.name for decky in report.deckies}, set(report.removed)
         async with self._database.write() as connection:
             for state in report.deckies:
                 change = update(deckies).where(mine, deckies.c.name == state.name)
                 await connection.execute(change.values(**_observed(state), observed_generation=report.generation))
-            # What shall not run and is not in a report of everything that runs is gone.
-            gone = or_(deckies.c.name.in_(report.removed), deckies.c.name.not_in(present))
-            await connection.execute(delete(deckies).where(mine, deckies.c.desired.is_(False), gone))
+            # What shall not run and is not in a report of everything that runs is gone. The report's names are compared
+            # here: a worker may send more of them than a statement takes.
+            lingering = and_(mine, deckies.c.desired.is_(False))
+            names = (await connection.execute(select(deckies.c.name).where(lingering))).scalars().all()
+            for name in names:
+                if name in removed or name not in present:
+                    await connection.execute(delete(deckies).where(lingering, deckies.c.name == name))
 
     async def _list(self, *, desired: bool) -> list[PlacedDecky]:
         query = select(deckies).where(deckies.c.desired.is_(desired)).order_by(deckies.c.host, deckies.c.name)
@@ -132,8 +142,8 @@ def _observed(state: DeckyState) -> dict[str, Any]:
         "phase": state.phase.value,
         "ip": None if state.ip is None else str(state.ip),
         "mac": state.mac,
-        "container": None if state.container is None else storable(state.container),
-        "error": None if state.error is None else storable(state.error),
+        "container": None if state.container is None else storable(state.container[:MAX_CONTAINER_CHARS]),
+        "error": None if state.error is None else storable(state.error[:MAX_ERROR_CHARS]),
     }
 
 

@@ -27,6 +27,9 @@ from decnet_master.store.joining import ANOTHER_TOKEN, HostStatus, Redemption, r
 from decnet_master.store.schema import certificates, hosts, join_tokens
 from decnet_master.store.values import micros, moment, original, storable
 
+MAX_VERSION_CHARS = 64
+"""As in a join request; a worker's status could say more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -165,7 +168,7 @@ class Hosts:
         change = (
             update(hosts)
             .where(hosts.c.name == storable(name), newer)
-            .values(version=storable(version), seen_at=micros(at))
+            .values(version=storable(version[:MAX_VERSION_CHARS]), seen_at=micros(at))
         )
         async with self._database.write() as connection:
             await connection.execute(change)
