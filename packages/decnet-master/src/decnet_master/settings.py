@@ -48,8 +48,8 @@ class MasterSettings(RoleSettings):
     """How long a login at the API lasts."""
     batch_size: Annotated[int, Field(ge=1, le=50_000)] = 2_000
     """Rows that the ingester stores in one transaction, at most."""
-    batch_max_wait_ms: Annotated[int, Field(ge=1, le=10_000)] = 250
-    """How long the ingester waits for a batch to fill, once it holds a row."""
+    batch_max_wait_ms: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Between the beginnings of two of the ingester's transactions while lines keep coming and fill no batch."""
 
     @property
     def ca_directory(self) -> Path:
