@@ -25,6 +25,7 @@ from decnet_logship.settings import LogshipSettings
 from decnet_logship.shipper import Shipper
 from decnet_logship.state import read
 from decnet_logship.wakeup import watch
+from decnet_master.listener.books import Counts
 from decnet_master.listener.server import ServerLimits
 from tests.shipping.place import SENDER, Log, Place, batches, enrol, streams
 from tests.shipping.receiving import WAIT_SECS, Receiving, reached, receiving
@@ -300,12 +301,33 @@ async def test_strangers_never_get_beyond_the_handshake(place: Place, tmp_path: 
 
 
 async def test_a_silent_handshake_is_given_up(place: Place) -> None:
-    async with receiving(place, limits=ServerLimits(handshakes=1, handshake_secs=0.2)) as master:
+    async with receiving(place, limits=ServerLimits(handshake_secs=0.2)) as master:
         _, silent = await asyncio.open_connection("127.0.0.1", master.port)
-        peer = await Peer.dial(master, shipper_context(place))  # waits until the only slot is free again
-        assert master.server.counts.handshakes_refused == 1
-        peer.writer.transport.abort()
+        await reached(lambda: master.server.counts.handshakes_refused == 1, "the end of the silence")
         silent.transport.abort()
+
+
+async def test_silent_strangers_keep_nobody_out(place: Place) -> None:
+    async with receiving(place, limits=ServerLimits(handshakes=8, handshake_secs=WAIT_SECS)) as master:
+        strangers = [await asyncio.open_connection("127.0.0.1", master.port) for _ in range(200)]
+        for _, writer in strangers[::2]:
+            writer.write(b"\x16\x03\x01\x02\x00\x01")  # a ClientHello that never goes on
+        async with asyncio.timeout(WAIT_SECS / 2):
+            peer = await Peer.dial(master, shipper_context(place))
+            peer.send(encode_control(Hello(STREAM)))
+            await peer.expect(encode_control(Resume(0)))
+        assert master.server.counts.handshakes_refused >= len(strangers) - 8
+        for writer in (peer.writer, *(writer for _, writer in strangers)):
+            writer.transport.abort()
+
+
+async def test_the_master_may_look_whether_it_is_there(place: Place) -> None:
+    files = KeyStore(place.master_data / "identities").load(Role.MASTER, datetime.now(UTC)).files
+    async with receiving(place) as master:
+        peer = await Peer.dial(master, client_context(files, files.ca, (ALPN,)))
+        await peer.expect(encode_control(Refuse(Reason.ROLE)))
+        await peer.ended()
+        assert master.server.counts == Counts()
 
 
 async def test_the_books_and_the_role_decide_who_ships(place: Place) -> None:

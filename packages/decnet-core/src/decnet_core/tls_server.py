@@ -48,6 +48,7 @@ class TlsServer:
         protocol: makes the protocol of a connection, which hears of it once the handshake is over.
         handshake_secs: how long one may take.
         max_handshakes: how many may be under way.
+        refused: told the address and the reason of each connection that got no further, so that it can be counted.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class TlsServer:
         *,
         handshake_secs: float,
         max_handshakes: int = MAX_HANDSHAKES,
+        refused: Callable[[str, str], None] = lambda _address, _why: None,
     ) -> None:
         bound_connection_memory()
+        self._refused = refused
         self._listener, self._context, self._protocol = listener, context, protocol
         self._handshake_secs, self._max_handshakes = handshake_secs, max_handshakes
         self._handshakes: dict[asyncio.Task[None], socket.socket] = {}  # oldest first
@@ -74,6 +77,10 @@ class TlsServer:
         for accepted in self._handshakes.values():
             _hang_up(accepted)
 
+    async def serve_forever(self) -> None:
+        """Wait until cancelled; raises what ended the accepting, if anything did."""
+        await asyncio.shield(self._accepting)
+
     async def wait_closed(self) -> None:
         """Wait until all that `close` ended has ended."""
         await asyncio.gather(self._accepting, *self._handshakes, return_exceptions=True)
@@ -83,21 +90,23 @@ class TlsServer:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                accepted, _ = await loop.sock_accept(self._listener)
-            except OSError:  # out of descriptors, or the peer has gone already
+                accepted, address = await loop.sock_accept(self._listener)
+            except OSError as error:  # out of descriptors, or the peer has gone already
+                self._refused("", error.strerror or "accept failed")
                 await asyncio.sleep(ACCEPT_RETRY_SECS)
                 continue
-            task = loop.create_task(self._shake_hands(accepted), name="handshake")
+            task = loop.create_task(self._shake_hands(accepted, str(address[0])), name="handshake")
             self._handshakes[task] = accepted
             task.add_done_callback(lambda done: self._handshakes.pop(done, None))
             if len(self._handshakes) > self._max_handshakes:
                 self._end_oldest()
             await asyncio.sleep(0)  # a full backlog is accepted without a pause, and what was ended wants a turn to end
 
-    async def _shake_hands(self, accepted: socket.socket) -> None:
+    async def _shake_hands(self, accepted: socket.socket, address: str) -> None:
         try:
             if not await _speaks(accepted, self._handshake_secs):
                 accepted.close()
+                self._refused(address, "silent")
                 return
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._protocol,
@@ -106,9 +115,10 @@ class TlsServer:
                 ssl_handshake_timeout=self._handshake_secs,
                 ssl_shutdown_timeout=GOODBYE_SECS,
             )
-        except OSError:  # ssl.SSLError and TimeoutError are such
+        except OSError as error:  # ssl.SSLError and TimeoutError are such
             accepted.close()
             log.debug("handshake.failed")
+            self._refused(address, getattr(error, "reason", None) or type(error).__name__)
 
     def _end_oldest(self) -> None:
         _hang_up(self._handshakes.pop(next(iter(self._handshakes))))

@@ -6,7 +6,7 @@ Invariants
 - Of one (identity, stream) the newest connection ships; the older one is shut out at once, and the newer one learns
   its offset only after the older one's blocks are decided.
 - Handshakes under way, connections, connections of one peer and blocks in memory are bounded. Beyond the handshakes'
-  bound new connections wait in the kernel's backlog; beyond the others' they are refused.
+  bound the oldest is ended, so that silent strangers keep nobody out; beyond the others' new ones are refused.
 - Whatever a peer does ends at most its own connection.
 """
 
@@ -23,9 +23,10 @@ from dataclasses import dataclass
 import structlog
 
 from decnet_core.errors import DecnetError, TrustError
-from decnet_core.identity import Role
+from decnet_core.identity import MASTER, Role
 from decnet_core.peer import peer_of
-from decnet_core.shipping.control import ALPN, Reason
+from decnet_core.shipping.control import ALPN, Reason, Refuse, encode_control
+from decnet_core.tls_server import TlsServer
 from decnet_master.listener.books import Books, IsActive
 from decnet_master.listener.committer import Committer
 from decnet_master.listener.connection import Connection
@@ -73,20 +74,19 @@ class Server:
 
     async def accept(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         """Accept for ever on a socket that listens."""
-        loop = asyncio.get_running_loop()
-        free = asyncio.Semaphore(self._limits.handshakes)
-        async with asyncio.TaskGroup() as handshakes:
-            while True:
-                await free.acquire()
-                try:
-                    accepted, address = await loop.sock_accept(sock)
-                except OSError as error:  # out of descriptors, or the peer gave up already
-                    free.release()
-                    self._handshake_refused("", error.strerror or "accept failed")
-                    await asyncio.sleep(0.1)
-                    continue
-                task = handshakes.create_task(self._shake_hands(accepted, context, str(address[0])))
-                task.add_done_callback(lambda _: free.release())
+        doors = TlsServer(
+            sock,
+            context,
+            lambda: _Protocol(self),
+            handshake_secs=self._limits.handshake_secs,
+            max_handshakes=self._limits.handshakes,
+            refused=self._handshake_refused,
+        )
+        try:
+            await doors.serve_forever()
+        finally:
+            doors.close()
+            await doors.wait_closed()
 
     async def watch(self) -> None:
         """Let time pass for all connections, and look again whether their hosts are active."""
@@ -115,6 +115,11 @@ class Server:
             transport.abort()
             return None
         assert peer is not None  # noqa: S101 -- the context demands a certificate
+        if peer.identity == MASTER:  # `decnet-master status` looks whether we are here
+            transport.write(encode_control(Refuse(Reason.ROLE)))
+            transport.close()
+            return None
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         tls = transport.get_extra_info("ssl_object")
         connection: Connection | PlainConnection
         if tls.selected_alpn_protocol() == ALPN:
@@ -145,19 +150,6 @@ class Server:
             del self._per_peer[name]
         connection.lost()
         log.info("sender.disconnected", identity=name, address=connection.peer.address)
-
-    async def _shake_hands(self, accepted: socket.socket, context: ssl.SSLContext, address: str) -> None:
-        try:
-            accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: _Protocol(self),
-                accepted,
-                ssl=context,
-                ssl_handshake_timeout=self._limits.handshake_secs,
-                ssl_shutdown_timeout=self._limits.handshake_secs,
-            )
-        except OSError as error:  # TimeoutError and ssl.SSLError are; asyncio has closed the socket
-            self._handshake_refused(address, getattr(error, "reason", None) or type(error).__name__)
 
     async def _recheck(self, connection: Connection | PlainConnection) -> None:
         """End the connection of a host that is not active any more; a database that is away ends nobody's."""
