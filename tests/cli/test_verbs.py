@@ -119,6 +119,10 @@ def test_serve_is_ready_when_every_part_is(cli: Cli) -> None:
             log = daemon.log_path.read_text()
             for part in ("api", "controller", "ingester", "listener"):
                 assert f'"event": "{part}.started"' in log
+            status = cli("status")
+            assert status.code == 0, status
+            log = daemon.log_path.read_text()
+            assert "refused" not in log, "asking is no attack"
         assert manager.recv(100) == b"STOPPING=1"
 
 

@@ -73,6 +73,6 @@ async def receiving(place: Place, port: int = 0, limits: ServerLimits | None = N
 async def reached(level: Callable[[], bool], what: str, timeout_secs: float = WAIT_SECS) -> None:
     """Wait until a level is reached, with a bound."""
     async with asyncio.timeout(timeout_secs):
-        while not level():  # noqa: ASYNC110 -- the level is in files and in other tasks
+        while not level():
             await asyncio.sleep(0.01)
     assert level(), what

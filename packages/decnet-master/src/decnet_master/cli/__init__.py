@@ -8,6 +8,7 @@
     fleet      deploy, teardown, deckies
     evidence   events
     overview   status
+    probes     ask the other ports whether they answer
     client     the one adapter that speaks to the controller
     outcome    one exit code out of many workers' results
     terminal   tables, JSON, and foreign text made safe for a terminal

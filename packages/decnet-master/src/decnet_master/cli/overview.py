@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from decnet_core.endpoints import Endpoint
 from decnet_core.errors import DecnetError, Unavailable
 from decnet_master.cli import terminal
 from decnet_master.settings import MasterSettings
-
-PROBE_SECS = 2.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -26,16 +22,18 @@ def _status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show which of the master's parts answer, and how much there is of everything."""
+    from decnet_master.cli import probes  # noqa: PLC0415 -- heavy
+
     settings = MasterSettings.load()
-    probes: dict[str, Callable[[], str]] = {
+    parts: dict[str, Callable[[], str]] = {
         "database": lambda: asyncio.run(_database(settings)),
         "controller": lambda: _controller(settings),
-        "enrolment": lambda: _port(settings.enrolment_address),
-        "listener": lambda: _port(settings.listener_address),
-        "api": lambda: _port(settings.api_address),
+        "enrolment": lambda: probes.enrolment(settings),
+        "listener": lambda: probes.listener(settings),
+        "api": lambda: probes.api(settings),
     }
     rows = []
-    for name, probe in probes.items():
+    for name, probe in parts.items():
         try:
             rows.append((name, True, probe()))
         except DecnetError as error:
@@ -65,13 +63,3 @@ def _controller(settings: MasterSettings) -> str:
 
     with Controller(settings) as controller:
         return f"version {controller.health().version}"
-
-
-def _port(address: str) -> str:
-    endpoint = Endpoint.parse(address)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(endpoint.host, endpoint.host)
-    try:
-        with socket.create_connection((host, endpoint.port), timeout=PROBE_SECS):
-            return f"listens on {endpoint}"
-    except OSError:
-        raise Unavailable(f"nothing listens on {endpoint}") from None
