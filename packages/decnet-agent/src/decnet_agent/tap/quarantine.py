@@ -5,7 +5,8 @@ seen. Both are complete or absent: they are written under a temporary name and r
 unfinished; it is emptied at start.
 
 Bounds: one file gives at most `file_bytes` (the rest is cut off, `truncated` says so, the hash is of what is kept);
-all together at most `total_bytes`. Beyond that contents are still hashed and told of, but not kept.
+all together at most `total_bytes` of disk, whole blocks and notes counted: a hundred thousand files of one byte are
+800 MB. Beyond that contents are still hashed and told of, but not kept.
 
 All work is done relative to descriptors of our own folders, symbolic links are never followed, and no file is
 executable. It does not scan, unpack or judge.
@@ -30,6 +31,8 @@ FILE_BYTES = 64 << 20
 TOTAL_BYTES = 4 << 30
 
 _CHUNK_BYTES = 256 << 10
+_BLOCK_BYTES = 4096
+"""What ext4 and xfs give to the smallest file."""
 _PARTIAL = "partial"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -114,14 +117,15 @@ class Quarantine:
         try:
             if _exists(digest, shelf):
                 return place
-            if kept_bytes > self._total_bytes - self.used_bytes:
-                return None
             note = json.dumps({"sha256": digest, "size_bytes": kept_bytes, **about}).encode()
+            cost_bytes = _on_disk(kept_bytes) + _on_disk(len(note))
+            if cost_bytes > self._total_bytes - self.used_bytes:
+                return None
             with self._create(f"{name}.json") as file:
                 file.write(note)
             os.rename(f"{name}.json", f"{digest}.json", src_dir_fd=self._partial, dst_dir_fd=shelf)
             os.rename(name, digest, src_dir_fd=self._partial, dst_dir_fd=shelf)
-            self.used_bytes += kept_bytes + len(note)
+            self.used_bytes += cost_bytes
         finally:
             os.close(shelf)
         return place
@@ -145,10 +149,14 @@ class Quarantine:
             shelf = os.open(shelf_name, _DIRECTORY, dir_fd=self._folder)
             try:
                 names = os.listdir(shelf)  # noqa: PTH208 -- as above
-                total += sum(os.stat(name, dir_fd=shelf, follow_symlinks=False).st_size for name in names)
+                total += sum(_on_disk(os.stat(name, dir_fd=shelf, follow_symlinks=False).st_size) for name in names)
             finally:
                 os.close(shelf)
         return total
+
+
+def _on_disk(size_bytes: int) -> int:
+    return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
 
 
 def _exists(name: str, directory: int) -> bool:
