@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from decnet_core.errors import ExitCode
 from tests.lab.engine import LabEngine
 from tests.lab.machine import Machine
 from tests.packaging.wheels import PACKAGES, ROOT, Wheels, build, clean_environment, copy_tree, uv
@@ -121,6 +122,31 @@ def test_what_only_a_person_can_mend_is_not_tried_again(unit: str, machine: Mach
         machine.run("mv", f"{link}.away", link)
         machine.run("systemctl", "reset-failed", unit)
         machine.run("systemctl", "start", unit)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(
+            f"decnet-master {verb}"
+            for verb in ("init", "serve", "listener", "ingester", "events", "status", "swarm list")
+        ),
+        *(f"decnet-agent {verb}" for verb in ("serve", "status", "tap")),
+        *("decnet-logship serve", "decnet-logship status", "decnet-updater serve"),
+    ],
+)
+def test_the_wrong_user_is_told_what_to_do(command: str, machine: Machine) -> None:
+    """Somebody who may read neither the configuration nor the data; with a configuration of his own, not the data."""
+    machine.shell("touch /tmp/own.ini && chmod 0644 /tmp/own.ini")
+    for config in ("/etc/decnet/decnet.ini", "/tmp/own.ini"):
+        done = machine.attempt(
+            "timeout", "20", *f"{BIN}/{command}".split(), user="nobody", env={"DECNET_CONFIG": config}
+        )
+        refusals = {ExitCode.CONFLICT, ExitCode.UNAVAILABLE, ExitCode.TRUST, ExitCode.CONFIG}  # its port may be taken
+        assert done.code in refusals, (config, done)
+        assert "error: " in done.out
+        assert "what to do: " in done.out
+        assert "Traceback" not in done.out
 
 
 def _state(machine: Machine, unit: str) -> str:

@@ -104,7 +104,10 @@ def _token_text(chosen: argparse.Namespace) -> str:
         )
     try:
         if chosen.token == _FROM_STDIN:
-            return sys.stdin.read(MAX_TOKEN_CHARS + 1)
+            if sys.stdin.isatty():
+                sys.stderr.write("Paste the token and press Enter: ")
+                sys.stderr.flush()
+            return sys.stdin.readline(MAX_TOKEN_CHARS + 1)
         with open(chosen.token_file, encoding="ascii", errors="replace") as file:  # noqa: PTH123 - imports nothing
             return file.read(MAX_TOKEN_CHARS + 1)
     except OSError as cause:

@@ -93,10 +93,10 @@ def read_enrolment(data_directory: Path) -> Enrolment | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as cause:
-        why = cause.strerror if isinstance(cause, OSError) else "it holds something else"
-        raise ConfigError(
-            f"{path} cannot be read: {why}", "Give it to this user, or remove it and join again."
-        ) from None
+        if isinstance(cause, OSError):
+            advice = "Run as root, or as the user who runs the agent."
+            raise ConfigError(f"{path} cannot be read: {cause.strerror}", advice) from None
+        raise ConfigError(f"{path} holds something else than an enrolment", "Remove it and join again.") from None
 
 
 def _has_joined(settings: AgentSettings, store: KeyStore, token: JoinToken) -> bool:

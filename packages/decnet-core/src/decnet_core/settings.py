@@ -159,7 +159,8 @@ def _text_of(path: Path) -> str | None:
         return None
     except OSError as cause:
         raise ConfigError(
-            f"Cannot read {path}: {cause.strerror}", "Make it a file that this user may read (root:decnet 0640)."
+            f"Cannot read {path}: {cause.strerror}",
+            "Make it a file, and run as root or as a user who may read it (it is root:decnet 0640).",
         ) from cause
     if len(raw) > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes", "That is no configuration file of ours.")

@@ -73,8 +73,11 @@ def read(path: Path) -> dict[str, Any]:
             document = json.loads(file.read(_MAX_BYTES))
     except FileNotFoundError:
         raise NotFound(f"There is no {path}", "Start decnet-logship; it writes it within a second.") from None
-    except (OSError, ValueError) as cause:
-        raise Unavailable(f"Cannot read {path}", "Its daemon writes it anew within a second.") from cause
+    except OSError as cause:
+        advice = "Run as root, or as the user who runs decnet-logship."
+        raise Unavailable(f"Cannot read {path}: {cause.strerror}", advice) from cause
+    except ValueError as cause:
+        raise Unavailable(f"{path} is damaged", "Its daemon writes it anew within a second.") from cause
     if not isinstance(document, dict):
         raise Unavailable(f"{path} is damaged", "Its daemon writes it anew within a second.")
     return document

@@ -177,7 +177,9 @@ def build(
         Unavailable: not root, or the kernel cannot do what the tap needs; `capabilities.probe_kernel` says what.
     """
     if os.geteuid() != 0:
-        raise Unavailable("The tap does not run as root", "Run it by its own unit.")
+        raise Unavailable(
+            "The tap does not run as root", "Run it as root, or by its own unit: `systemctl start decnet-tap`."
+        )
     collector = run_directory / "events.sock"
     return Tap(
         KernelProbes(),

@@ -157,7 +157,7 @@ class KeyStore:
         except (OSError, RuntimeError) as error:  # not allowed to look; a link that leads in a circle
             raise TrustError(
                 f"The {role} identity in {self._directory} cannot be read",
-                "Give the folder to the user who runs this program.",
+                "Run as the user whom the folder belongs to, or as root.",
             ) from error
 
     def _drop_finished(self, role: Role) -> None:

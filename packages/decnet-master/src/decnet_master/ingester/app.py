@@ -82,7 +82,8 @@ def _alone(folder: Path) -> Iterator[None]:
         raise ConfigError(f"The data directory {folder} does not exist", "Run `decnet-master init`.") from None
     except OSError as cause:
         raise Unavailable(
-            f"Cannot use the data directory {folder}: {cause.strerror}", "The daemon's user must own it."
+            f"Cannot use the data directory {folder}: {cause.strerror}",
+            "Run as the user whom it belongs to, or give it to this one.",
         ) from cause
     try:
         try:

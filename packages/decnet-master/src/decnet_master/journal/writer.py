@@ -76,7 +76,8 @@ class JournalWriter:
             lock_fd = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
         except OSError as cause:
             raise Unavailable(
-                f"Cannot use the journal's folder {folder}: {cause.strerror}", "The daemon's user must own it."
+                f"Cannot use the journal's folder {folder}: {cause.strerror}",
+                "Run as the user whom it belongs to, or give it to this one.",
             ) from cause
         writer = cls(folder, lock_fd, segment_bytes)
         try:

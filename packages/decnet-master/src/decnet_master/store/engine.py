@@ -82,10 +82,16 @@ def require_file(url: URL) -> None:
     """Refuse to open an SQLite file that is not there: the driver would make one, empty and readable by others.
 
     Raises:
-        ConfigError: it does not exist.
+        ConfigError: it does not exist, or this user may not look.
     """
-    if is_sqlite(url) and not Path(url.database or "").is_file():
-        raise ConfigError(f"The database {url.database} does not exist", "Run `decnet-master init`.")
+    try:
+        if is_sqlite(url) and not Path(url.database or "").is_file():
+            raise ConfigError(f"The database {url.database} does not exist", "Run `decnet-master init`.")
+    except OSError as cause:
+        raise ConfigError(
+            f"Cannot read the database {url.database}: {cause.strerror}",
+            "Run as the user who runs decnet-master, or as root.",
+        ) from cause
 
 
 def create_file(url: URL) -> None:
