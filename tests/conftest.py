@@ -1,16 +1,21 @@
 """Fixtures that every folder of tests shares: the lab's pieces, one of each for the whole session.
 
 A piece that the machine lacks skips the tests that need it, with a line that says what is missing and how to get it.
-Where CI=true, that is a failure: there the machine is ours, and a test that never runs proves nothing.
+Where CI=true, any skip is a failure: there the machine is ours, and a test that never runs proves nothing.
+
+Hypothesis draws by profile. `fast`, the default, draws few examples and always the same, so that the fast tier fails
+only for what somebody changed; `thorough`, the default where CI=true, draws many and new ones each time. Another one
+is chosen by DECNET_EXAMPLES. Neither has a deadline: a busy machine is no fault of the code.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.lab.engine import LabEngine
 from tests.lab.image import ensure_images
@@ -18,17 +23,34 @@ from tests.lab.lan import Lan
 from tests.lab.postgres import PostgresCluster
 from tests.lab.slots import MissingPart
 
+IN_CI = os.environ.get("CI") == "true"
+
+settings.register_profile(
+    "fast", max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "thorough", max_examples=400, print_blob=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("DECNET_EXAMPLES", "thorough" if IN_CI else "fast"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where CI=true, let a skip be a failure; an expected failure is reported as a skip too, and stays one."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"A skip is a failure where CI=true: {report.longreprtext}"
+    return report
+
 
 @contextmanager
 def _or_skip() -> Iterator[None]:
-    """Turn a missing part into a skip, or into a failure where CI=true."""
+    """Turn a missing part into a skip."""
     try:
         yield
     except MissingPart as missing:
-        reason = f"{missing.message}. {missing.advice}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"missing: {reason}", pytrace=False)
-        pytest.skip(f"missing: {reason}")
+        pytest.skip(f"missing: {missing.message}. {missing.advice}")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -143,7 +143,6 @@ def test_an_event_that_does_not_fit_stops_none_behind_it(tmp_path):
     assert collected(tmp_path) == [("a", "1.0"), ("a", "3.0")]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     batches=st.lists(
         st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 30)), min_size=1, max_size=6), max_size=8

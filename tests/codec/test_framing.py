@@ -6,7 +6,7 @@ import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from decnet_core.errors import LocalProtocolError, RemoteProtocolError
@@ -44,13 +44,11 @@ def test_frame_is_length_space_payload() -> None:
     assert encode_frames([]) == b""
 
 
-@settings(deadline=None, max_examples=150)
 @given(payloads=payload_lists, cuts=st.lists(st.integers(0, 500), max_size=8))
 def test_any_chunking_gives_the_payloads_back(payloads: list[bytes], cuts: list[int]) -> None:
     assert run(FrameDecoder(30), chunks_of(encode_frames(payloads), cuts)) == (payloads, False, 0)
 
 
-@settings(deadline=None, max_examples=300)
 @given(stream=streams, cuts=st.lists(st.integers(0, 100), max_size=8), bound=st.integers(1, 40))
 def test_any_bytes_mean_the_same_however_they_are_cut(stream: bytes, cuts: list[int], bound: int) -> None:
     whole = run(FrameDecoder(bound), [stream])

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from decnet_core.errors import LocalProtocolError, RemoteProtocolError
 from decnet_core.syslog import rfc5424
@@ -41,7 +41,6 @@ def test_a_line_looks_as_documented() -> None:
     )
 
 
-@settings(deadline=None, max_examples=250)
 @given(strategies.messages)
 def test_every_message_comes_back_exactly_from_one_clean_line(message: SyslogMessage) -> None:
     line = encode(message)
@@ -49,7 +48,6 @@ def test_every_message_comes_back_exactly_from_one_clean_line(message: SyslogMes
     assert re.search("[\0-\x1f\x7f-\x9f\u2028\u2029]", line.decode("utf-8")) is None
 
 
-@settings(deadline=None, max_examples=200)
 @given(strategies.messages)
 def test_a_stranger_sees_the_values_or_their_stand_ins(message: SyslogMessage) -> None:
     seen = stranger(encode(replace(message, other_sd="")))
@@ -57,7 +55,6 @@ def test_a_stranger_sees_the_values_or_their_stand_ins(message: SyslogMessage) -
     assert seen == {name: text if is_clean(text) else stand_in(text) for name, text in message.params.items()}
 
 
-@settings(deadline=None, max_examples=250)
 @given(strategies.lines)
 def test_any_bytes_give_a_message_or_a_refusal_and_a_message_can_be_written_again(line: bytes) -> None:
     try:
@@ -67,7 +64,6 @@ def test_any_bytes_give_a_message_or_a_refusal_and_a_message_can_be_written_agai
     assert decode(encode(message)) == message
 
 
-@settings(deadline=None, max_examples=400)
 @given(strategies.lines)
 def test_the_quick_reader_and_the_strict_one_agree(line: bytes) -> None:
     text = line.decode("utf-8", "surrogateescape")
@@ -76,7 +72,6 @@ def test_the_quick_reader_and_the_strict_one_agree(line: bytes) -> None:
         assert outcome(with_nested, quick) == outcome(decode_strict, text)
 
 
-@settings(deadline=None, max_examples=200)
 @given(strategies.messages)
 def test_the_quick_reader_takes_our_lines(message: SyslogMessage) -> None:
     ours = replace(

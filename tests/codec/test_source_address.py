@@ -6,7 +6,7 @@ import ipaddress
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from decnet_core.syslog.rfc5424 import source_address_of
@@ -71,7 +71,6 @@ def test_a_reason_for_a_disconnect_does_not_name_the_source() -> None:
     assert source_address_of(text) == "192.0.2.7"
 
 
-@settings(deadline=None, max_examples=80)
 @given(
     st.text()
     | st.lists(st.sampled_from(["src=", "from ", " port 1", "1.", "::", "%", ":", "f", " ", "."])).map("".join)
@@ -81,7 +80,6 @@ def test_any_text_gives_a_canonical_address_or_none(text: str) -> None:
     assert address is None or str(ipaddress.ip_address(address)) == address
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.ip_addresses())
 def test_every_address_is_found(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None

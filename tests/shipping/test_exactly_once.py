@@ -185,5 +185,5 @@ class Shipping(RuleBasedStateMachine):
         self.sent(link.sender.receive(down, 0))
 
 
-Shipping.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+Shipping.TestCase.settings = settings(stateful_step_count=60)
 TestShipping = Shipping.TestCase

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from decnet_agent.tap import elf
@@ -75,7 +75,6 @@ def test_the_real_bash_agrees_with_readelf() -> None:
     assert _offset(BASH, "readline") == address - start + at
 
 
-@settings(deadline=None)
 @given(
     st.binary(max_size=400)
     | st.builds(
