@@ -103,6 +103,10 @@ def test_a_full_disk_under_the_journal_stops_acknowledging(site: Site, disks: di
         assert told["advice"].startswith("Free space in the data-directory")
         status = json.loads(site.run("worker", ["decnet-logship", "status", "--json"]))
         assert status["backlog_bytes"] > 0
+        overview = site.attempt("master", ["decnet-master", "status"])
+        assert overview.returncode == ExitCode.UNAVAILABLE
+        assert "its disk has 0 MiB left" in overview.stdout
+        assert "Free space under" in _advice(overview.stderr)
         assert _stored(site, tag) == []
     _assert_all_arrive_once(site, tag)
     _line(site.master, "journal.append_recovered")

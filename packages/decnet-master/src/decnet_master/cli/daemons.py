@@ -38,7 +38,7 @@ def _serve(
     listener: Annotated[bool, typer.Option("--listener/--no-listener", help="Run the listener here.")] = True,
     ingester: Annotated[bool, typer.Option("--ingester/--no-ingester", help="Run the ingester here.")] = True,
 ) -> None:
-    """Run the master: controller, listener, ingester and API, each supervised."""
+    """Run the whole master. Controller, listener, ingester and API, each supervised."""
     wanted = {"api": api, "swarmctl": swarmctl, "listener": listener, "ingester": ingester}
     parts = [part for part in PARTS if wanted[part]]
     if not parts:

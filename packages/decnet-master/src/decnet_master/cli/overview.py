@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable
 from typing import Annotated
 
@@ -21,30 +22,33 @@ def add_to(app: typer.Typer) -> None:
 def _status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show which of the master's parts answer, and how much there is of everything."""
+    """Show which parts answer. Also how much there is of everything, and whether the journal has room."""
     from decnet_master.cli import probes  # noqa: PLC0415 -- heavy
 
     settings = MasterSettings.load()
     parts: dict[str, Callable[[], str]] = {
         "database": lambda: asyncio.run(_database(settings)),
+        "journal": lambda: asyncio.run(_journal(settings)),
         "controller": lambda: _controller(settings),
         "enrolment": lambda: probes.enrolment(settings),
         "listener": lambda: probes.listener(settings),
         "api": lambda: probes.api(settings),
     }
     rows = []
+    advice = "Is `decnet-master serve` running?"
     for name, probe in parts.items():
         try:
             rows.append((name, True, probe()))
         except DecnetError as error:
             rows.append((name, False, error.message))
+            advice = error.advice or advice
     if as_json:
         terminal.print_json({name: {"ok": ok, "detail": detail} for name, ok, detail in rows})
     else:
         terminal.print_table(("part", "ok", ""), [(name, terminal.yes(ok), detail) for name, ok, detail in rows])
     away = [name for name, ok, _ in rows if not ok]
     if away:
-        raise Unavailable(f"Not everything answers: {', '.join(away)}", "Is `decnet-master serve` running?")
+        raise Unavailable(f"Not everything is well: {', '.join(away)}", advice)
 
 
 async def _database(settings: MasterSettings) -> str:
@@ -56,6 +60,32 @@ async def _database(settings: MasterSettings) -> str:
         active = sum(host.status == "active" for host in hosts)
         newest = await store.events.latest_seq()
     return f"{active} active workers, {running} of {len(deckies)} deckies running, newest event {newest}"
+
+
+async def _journal(settings: MasterSettings) -> str:
+    """Tell how much waits for the ingester, and refuse to call a disk well that cannot take another segment."""
+    from decnet_master.journal.segments import read_marker, segment_numbers, segment_path  # noqa: PLC0415 -- as below
+    from decnet_master.journal.writer import SEGMENT_BYTES  # noqa: PLC0415 -- as below
+    from decnet_master.store import Store  # noqa: PLC0415 -- heavy
+
+    folder = settings.journal_directory
+    async with await Store.open(settings.database, connections=1) as store:
+        stored = await store.ingest.position()
+    try:
+        end, free_bytes = read_marker(folder), shutil.disk_usage(folder).free
+        between = [number for number in segment_numbers(folder) if stored.segment <= number < end.segment]
+        waiting_bytes = sum(segment_path(folder, number).stat().st_size for number in between) + end.offset
+    except OSError as cause:
+        raise Unavailable(
+            f"{folder} cannot be read: {cause.strerror}", "Run as the user who runs decnet-master, or as root."
+        ) from cause
+    waiting_bytes = max(0, waiting_bytes - stored.offset)
+    if free_bytes < SEGMENT_BYTES:
+        raise Unavailable(
+            f"its disk has {free_bytes >> 20} MiB left, {waiting_bytes} bytes wait for the ingester",
+            f"Free space under {folder}; workers keep what is not acknowledged.",
+        )
+    return f"{waiting_bytes} bytes wait for the ingester, {free_bytes >> 20} MiB left"
 
 
 def _controller(settings: MasterSettings) -> str:

@@ -20,7 +20,10 @@ def add_to(app: typer.Typer) -> None:
 def _init(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Make folders, CA, secrets, database and the first user; what is there stays. The password is shown once."""
+    """Make this machine a master. Folders, CA, secrets, database, the first user: what is there stays.
+
+    The first user's password is shown once. Run it again after an update, or when the master's certificate ended.
+    """
     from decnet_master.installation import ADMIN, install  # noqa: PLC0415 -- heavy
 
     settings = MasterSettings.load()
