@@ -307,6 +307,22 @@ def test_events_wait_while_the_collector_is_away(site: Site) -> None:
     assert len(cursors) == len(set(cursors))
 
 
+def test_a_server_that_takes_files_itself_hides_none(site: Site, tmp_path: Path) -> None:
+    """Root may have sshd write the files that come by SFTP within its own process."""
+    configure = "sed -i 's/^Subsystem.*/Subsystem sftp internal-sftp/' /etc/ssh/sshd_config; service ssh reload"
+    assert site.ssh(configure, user="root", password="toor").returncode == 0
+    local = tmp_path / "payload"
+    local.write_bytes(b"#!/bin/sh\nid internal\n")
+    argv = ["sshpass", "-e", "scp", "-q", "-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null", str(local)]
+    argv.append(f"bob@{site.address}:/tmp/internal")
+    site.tap.wait_until(
+        lambda: site.lan.attacker.run(argv, env={"SSHPASS": "s3cret"}).returncode == 0, "the server again"
+    )
+    event = site.file("/tmp/internal")
+    assert event.fields["writer"].startswith("sshd")
+    assert event.src_ip == str(site.lan.attacker.address)
+
+
 def test_a_restarted_decky_is_watched_again(site: Site) -> None:
     site.container.restart(timeout=0)
     site.set_up()

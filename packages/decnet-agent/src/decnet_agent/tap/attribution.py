@@ -164,6 +164,10 @@ class ProcessTable:
         session = Session(blake2b(identity.encode(), digest_size=8).hexdigest(), found[0], process.pid)
         return self._keep(replace(process, session=session, serving=True, starting=False))
 
+    def adopted(self, process: Process, session: Session) -> Process:
+        """Take in that a process of the machine's own does what a session has left for it to do."""
+        return self._keep(replace(process, session=session, starting=True))
+
     def forget_namespace(self, namespace: int) -> None:
         """Drop a decky's processes."""
         for pid in [pid for pid, process in self._processes.items() if process.namespace == namespace]:

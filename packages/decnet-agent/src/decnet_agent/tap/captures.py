@@ -25,7 +25,7 @@ import structlog
 
 from decnet_agent.evidence.channel import evidence_dropped
 from decnet_agent.tap import rooted
-from decnet_agent.tap.attribution import writer
+from decnet_agent.tap.attribution import Process, writer
 from decnet_agent.tap.fanotify import Fanotify, Written, own_mounts
 from decnet_agent.tap.observer import Emit, Observer, Watched
 from decnet_agent.tap.quarantine import Kept, Quarantine
@@ -52,6 +52,7 @@ class _Capture:
 
     fd: int
     draft: Event
+    process: Process
 
 
 @dataclass(slots=True)
@@ -166,6 +167,7 @@ class Captures:
                     os.close(self._followed.pop(key).capture.fd)
                 elif path != followed.path:
                     followed.path = path
+                    self._observer.named(followed.capture.process, path)
                     draft = followed.capture.draft
                     self._emit(replace(draft, at=datetime.now(UTC), fields={**draft.fields, "path": path}))
             self._tell_drops()
@@ -214,7 +216,8 @@ class Captures:
         if process.starting:
             fields["startup"] = "true"
         draft = self._observer.event(decky, process, EventType.FILE_CAPTURED, fields, datetime.now(UTC))
-        return _Capture(written.fd, draft)
+        self._observer.named(process, path or "")
+        return _Capture(written.fd, draft, process)
 
     def _told(self, capture: _Capture, kept: Kept) -> None:
         fields = {**capture.draft.fields, "sha256": kept.sha256, "size_bytes": str(kept.size_bytes)}

@@ -1,8 +1,10 @@
 """Turn the kernel's records into events: commands run, credentials tried, by whom.
 
 Only what belongs to a login session becomes an event. The decky's own daemons (init, cron, syslog, the SSH server
-itself) are machinery: an attacker's process is never one of them, because a session is inherited and only the SSH
-server's own program files count as the server (see `attribution`).
+itself) are machinery: a session is inherited, and only the SSH server's own program files count as the server (see
+`attribution`). But a daemon does what it finds written. So once a session has written where daemons take their orders
+(`_ORDERS`), all that they start from then on is that session's; and so is, anywhere, a program or a script that a
+session has written. Both are told with `startup`: nobody typed them.
 
 What a shell starts before its user saw a prompt (profile scripts) and the server's greeting helpers are told with the
 field `startup`, not hidden: an attacker may have written those files.
@@ -15,12 +17,13 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 from decnet_agent.tap import procs
-from decnet_agent.tap.attribution import SERVER_FILES, SERVER_NAMES, Process, ProcessTable
+from decnet_agent.tap.attribution import SERVER_FILES, SERVER_NAMES, Flow, Process, ProcessTable, Session
 from decnet_agent.tap.decoding import Record, arguments, command_line, decode, readable, typed_line
 from decnet_agent.tap.programs import PAM_USER, Kind
 from decnet_core.events import Event, EventType, Trust
@@ -32,6 +35,15 @@ _FAKE_PASSWORD = b"\b\n\r\x7fINCORRECT"
 """What OpenSSH gives PAM, repeated to the typed length, for a user that does not exist or may not log in."""
 
 _LOGIN_RECORDS = frozenset({"/run/utmp", "/var/log/wtmp", "/var/log/lastlog", "/var/log/btmp"})
+_ORDERS = (
+    "/etc/cron", "/var/spool/cron/", "/etc/inittab", "/etc/init.d/", "/etc/rc", "/etc/default/", "/etc/rsyslog",
+    "/etc/logrotate", "/etc/ld.so.preload", "/etc/ssh/", "/etc/pam.d/",
+)  # fmt: skip
+"""Where init, cron, syslog, logrotate and the SSH server read what to run."""
+
+MAX_WRITTEN = 20_000
+"""Names of written files that are remembered, the latest ones: about 4 MB."""
+
 _LOGIN_RECORD_NS = 1_000_000_000
 """How far behind the kernel we may be when we see such a write; nobody types anything in that time."""
 
@@ -48,29 +60,52 @@ class Watched:
     namespace: int
 
 
+class Processes(Protocol):
+    """Where that is asked which no record tells; `procs` is the one of a real machine."""
+
+    def running(self, namespace: int) -> Iterator[Record]:
+        """List the processes of a namespace, parents first."""
+
+    def program_of(self, pid: int) -> bytes:
+        """Tell which file a process runs."""
+
+    def served_flows(self, pid: int) -> frozenset[Flow]:
+        """List the connections that a process holds to ports of its own machine."""
+
+    def server_user(self, pid: int) -> str | None:
+        """Tell whom a connection's server process serves."""
+
+
 class Observer:
     """What is known of all decky processes, and the events that follow from each new record.
 
     Args:
         emit: takes each event; source and cursor are its business.
+        processes: the machine's.
     """
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit, processes: Processes = procs) -> None:
         self._emit = emit
+        self._procs = processes
         self._table = ProcessTable()
         self._deckies: dict[int, Watched] = {}
         self._users: OrderedDict[str, str] = OrderedDict()
         self._asking: OrderedDict[int, bytes] = OrderedDict()
+        self._written: OrderedDict[tuple[int, bytes], Session] = OrderedDict()
+        self._orders: dict[int, Session] = {}
 
     def watch(self, decky: Watched) -> None:
         """Take in a decky and what runs in it already."""
         self._deckies[decky.namespace] = decky
-        for record in procs.running(decky.namespace):
+        for record in self._procs.running(decky.namespace):
             self._look_at_server(self._table.found(record), record)
 
     def forget(self, namespace: int) -> None:
         """Drop a decky."""
         self._deckies.pop(namespace, None)
+        self._orders.pop(namespace, None)
+        for key in [key for key in self._written if key[0] == namespace]:
+            del self._written[key]
         self._table.forget_namespace(namespace)
 
     def take(self, data: bytes) -> None:
@@ -98,14 +133,17 @@ class Observer:
                 self._pam_item(decky, record)
 
     def writer(self, pid: int, path: str) -> Process | None:
-        """Find the process that wrote a file, if it belongs to a session and was not the server's own code.
+        """Find the process that wrote a file, if it belongs to a session and the file is not the server's own record.
 
         The server writes its records of logins just before it becomes the user's shell, so by now the process may be
-        that shell: what is written to those files around that moment is the server's.
+        that shell: what is written to those files around that moment is the server's. Anything else that the server's
+        code writes for a session is its user's doing: `internal-sftp`, which root may have configured.
         """
         process = self._table.find(pid)
-        if process is None or process.session is None or process.serving:
+        if process is None or process.session is None:
             return None
+        if process.serving:
+            return None if path in _LOGIN_RECORDS else process
         since_server_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - process.left_server_ns
         return None if path in _LOGIN_RECORDS and since_server_ns < _LOGIN_RECORD_NS else process
 
@@ -131,17 +169,32 @@ class Observer:
             fields=fields,
         )
 
+    def named(self, process: Process, path: str) -> None:
+        """Take in that a session's process has given a file a name, by writing or by moving it there."""
+        if process.session is None:
+            return
+        key = process.namespace, path.encode("utf-8", "backslashreplace")
+        self._written[key] = process.session
+        self._written.move_to_end(key)
+        if len(self._written) > MAX_WRITTEN:
+            self._written.popitem(last=False)
+        if path.startswith(_ORDERS):
+            self._orders[process.namespace] = process.session
+
     def user_of(self, process: Process) -> str | None:
         """Tell who logged in, as far as it is known."""
         if process.session is None:
             return None
-        user = self._users.get(process.session.id) or procs.server_user(process.session.root)
+        user = self._users.get(process.session.id) or self._procs.server_user(process.session.root)
         if user:
             self._remember(process.session.id, user)
         return user
 
     def _executed(self, decky: Watched, record: Record) -> None:
         process = self._look_at_server(self._table.executed(record), record)
+        if process.session is None and not process.serving:
+            author = self._author(record)
+            process = process if author is None else self._table.adopted(process, author)
         if process.session is None or process.serving:
             return
         words = arguments(record)
@@ -152,6 +205,14 @@ class Observer:
             "uid": str(record.uid),
         }
         self._command(decky, process, fields, record)
+
+    def _author(self, record: Record) -> Session | None:
+        """Find the session that made the machine start a program."""
+        for path in (record.file, *arguments(record)[:3]):
+            author = self._written.get((record.namespace, path))
+            if author is not None:
+                return author
+        return self._orders.get(record.namespace)
 
     def _entered(self, decky: Watched, record: Record) -> None:
         process = self._table.current(record)
@@ -189,9 +250,9 @@ class Observer:
     def _look_at_server(self, process: Process, record: Record) -> Process:
         """Find out whether an SSH server's process serves a connection; others are not looked at."""
         decky = self._deckies.get(record.namespace)
-        if decky is None or record.name not in SERVER_NAMES or procs.program_of(record.pid) not in SERVER_FILES:
+        if decky is None or record.name not in SERVER_NAMES or self._procs.program_of(record.pid) not in SERVER_FILES:
             return process
-        return self._table.connected(process, decky.container_id, procs.served_flows(record.pid))
+        return self._table.connected(process, decky.container_id, self._procs.served_flows(record.pid))
 
     def _remember(self, session: str, user: str) -> None:
         self._users[session] = user
