@@ -52,13 +52,15 @@ def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def machine(lab_engine: LabEngine, wheelhouse: Path):
-    with Machine(lab_engine, {wheelhouse: "/wheels", ROOT / "systemd": "/systemd"}) as machine:
+    example = ROOT / "decnet.ini.example"
+    folders = {wheelhouse: "/wheels", ROOT / "systemd": "/systemd", example: "/decnet.ini.example"}
+    with Machine(lab_engine, folders) as machine:
         machine.shell(INSTALL)
-        machine.shell("install -m 0640 -g decnet /dev/null /etc/decnet/decnet.ini")
-        machine.shell("printf '[master]\\npublic-address = 127.0.0.1\\n' > /etc/decnet/decnet.ini")
+        machine.shell("install -m 0640 -g decnet /decnet.ini.example /etc/decnet/decnet.ini")
+        machine.shell("sed -i 's/^;public-address =.*/public-address = 127.0.0.1/' /etc/decnet/decnet.ini")
         machine.run(f"{BIN}/decnet-master", "init")
         machine.run("systemctl", "enable", "--now", "decnet-master")
-        machine.wait_for("bash", "-c", f"{BIN}/decnet-master status > /dev/null && echo all", out="all")
+        machine.run(f"{BIN}/decnet-master", "status")  # at once: the unit is started when all of it answers
         enrolled = json.loads(machine.run(f"{BIN}/decnet-master", "swarm", "enroll", "w1", "--json"))
         machine.shell(f'{BIN}/decnet-agent join - <<< "$TOKEN"', env={"TOKEN": enrolled["token"]})
         machine.run("systemctl", "enable", "--now", *UNITS[1:])
