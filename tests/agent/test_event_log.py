@@ -224,6 +224,33 @@ def test_a_full_disk_keeps_whole_lines_and_the_rest_for_later(tmp_path):
     assert collected(tmp_path) == [("a", f"{number}.0") for number in range(1, 30)]
 
 
+def test_a_disk_that_fills_in_the_middle_of_a_rotation(tmp_path):
+    """The old file has its final name by then, and the next one has no room for its first line yet."""
+    log = open_log(tmp_path, max_bytes=1000)
+    first_line = (tmp_path / "log/events.log").stat().st_size
+    log.append([event("a", number, "x" * 100) for number in range(1, 9)])
+    log.sync()
+    log.checkpoint_if_moved()
+    checkpoint = (tmp_path / "state/event-log.json").stat().st_size
+    assert checkpoint + 10 < first_line, "else the limit below hits the checkpoint"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (checkpoint + 10, hard))
+    try:
+        for _ in range(2):
+            with pytest.raises(RetryLater):
+                log.append([event("a", 9)])
+            log.checkpoint_if_moved()
+        assert not (tmp_path / "log/events.log").exists()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    log.append([event("a", 9), event("a", 10)])
+    log.close()
+    assert collected(tmp_path) == [("a", f"{number}.0") for number in range(1, 11)]
+    again = open_log(tmp_path)
+    assert again.cursor("a") == "10.0"
+    again.close()
+
+
 WRITER = """
 import sys
 from pathlib import Path

@@ -133,7 +133,7 @@ class EventLog:
             Unavailable: the disk fails.
         """
         try:
-            if self._size >= self._max_bytes:
+            if self._size >= self._max_bytes or self._descriptor < 0:
                 self._rotate()
             self._write(self._new_lines(events))
         except OSError as cause:
@@ -298,12 +298,16 @@ class EventLog:
             raise failure
 
     def _rotate(self) -> None:
-        """Begin another file. A crash in between leaves the old name free, or a file that the next start continues."""
-        os.fdatasync(self._descriptor)
-        self._write_checkpoint()
-        self._path.rename(self._path.with_name(f"{self._path.name}.{self.generation}"))
-        os.close(self._descriptor)
-        self._descriptor = -1
+        """Begin another file. A crash in between leaves the old name free, or a file that the next start continues.
+
+        What fails for want of space is tried again by the next append: without a descriptor the old file is done with.
+        """
+        if self._descriptor >= 0:
+            os.fdatasync(self._descriptor)
+            self._write_checkpoint()
+            self._path.rename(self._path.with_name(f"{self._path.name}.{self.generation}"))
+            os.close(self._descriptor)
+            self._descriptor = -1
         self._begin_file()
         self._write_checkpoint()
         log.info("event_log.rotated", generation=self.generation)
