@@ -43,7 +43,9 @@ class Answer:
 class Worker:
     """`with Worker(tmp_path, docker_host=…) as worker: worker.call("GET", "/health")`."""
 
-    def __init__(self, folder: Path, *, docker_host: str, lan: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, docker_host: str, lan: Mapping[str, object] | None = None, program: Path = PROGRAM
+    ) -> None:
         self.folder = folder
         self.ca = Ca.make()
         for role in WORKER_ROLES:
@@ -62,7 +64,7 @@ class Worker:
         ini.write_text("[agent]\n" + "".join(f"{key} = {value}\n" for key, value in self.settings.items()))
         self.environment = {"DECNET_CONFIG": str(ini)}
         self.daemon = Daemon(
-            [str(PROGRAM), "serve", "--no-forwarder", "--no-tap"],
+            [str(program), "serve", "--no-forwarder", "--no-tap"],
             log_path=folder / "agent.out",
             env=self.environment,
         )
