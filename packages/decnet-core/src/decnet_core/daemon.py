@@ -98,11 +98,10 @@ async def _until_done(task: Callable[[], Awaitable[None]], stop: asyncio.Event) 
 
 async def _end(tasks: Collection[asyncio.Task[None]]) -> None:
     """Cancel tasks until none of them is left."""
-    left = set(tasks)
-    while left:
-        for task in left:
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:  # in the order in which they were started
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_SECS)
+        await asyncio.wait(left, timeout=CANCEL_AGAIN_SECS)
 
 
 async def _tell_manager(ready: Ready | None) -> None:
