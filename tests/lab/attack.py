@@ -107,7 +107,7 @@ def _type_commands(attacker: Attacker, target: Target, commands: list[str]) -> l
         shell.communicate()
 
     def of_user(row: Row) -> bool:
-        return row["decky"] == target.name and row["fields"].get("user") == target.user
+        return bool(row["decky"] == target.name and row["fields"].get("user") == target.user)
 
     def from_here(row: Row) -> bool:
         return _touches(row, attacker, target)
@@ -149,7 +149,7 @@ def _command(attacker: Attacker, target: Target, command: str, typed_at: float, 
 
 
 def _touches(row: Row, attacker: Attacker, target: Target) -> bool:
-    return row["decky"] == target.name and row["src_ip"] == str(attacker.address)
+    return bool(row["decky"] == target.name and row["src_ip"] == str(attacker.address))
 
 
 def _ssh_argv(target: Target, *options: str) -> list[str]:

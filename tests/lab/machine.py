@@ -89,7 +89,9 @@ class Machine:
         """Run a command to its end, whatever that is; both outputs come back as one."""
         assert self._container is not None
         code, out = self._container.exec_run([str(word) for word in argv], user=user, environment=dict(env or {}))
-        return Done(int(code), out.decode(errors="replace"))
+        assert code is not None
+        assert isinstance(out, bytes)  # neither a stream nor detached: the stub cannot tell
+        return Done(code, out.decode(errors="replace"))
 
     def run(self, *argv: str | Path, user: str = "root", env: Mapping[str, str] | None = None) -> str:
         """Run a command that must succeed, and return what it printed."""

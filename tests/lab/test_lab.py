@@ -13,7 +13,7 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -70,7 +70,7 @@ def decky(
             mem_limit="256m",
             tmpfs=TMPFS,
         ),
-        networking_config=client.api.create_networking_config({"segment": endpoint}),
+        networking_config=client.api.create_networking_config({"segment": endpoint}),  # type: ignore[arg-type]  # the stub forgets the mapping,
     )
     container = client.containers.get(made["Id"])
     container.put_archive("/", _identity(container, tmp_path_factory.mktemp("keys")))
@@ -88,16 +88,16 @@ def decky(
 @pytest.mark.root
 @pytest.mark.usefixtures("decky")
 class TestDecky:
-    def test_a_wrong_password_is_refused_and_logged_with_its_source(self, decky: Container, lan: Lan):
+    def test_a_wrong_password_is_refused_and_logged_with_its_source(self, decky: Container, lan: Lan) -> None:
         assert lan.attacker.ssh(lan.host(11), "bob", "wrong", "id").returncode == 255
         text = _message(decky, "sshd", r"Failed password for bob from (\S+) port \d+ ssh2")
         assert text.group(1) == str(lan.attacker.address)
 
-    def test_a_user_who_does_not_exist_is_logged_as_such(self, decky: Container, lan: Lan):
+    def test_a_user_who_does_not_exist_is_logged_as_such(self, decky: Container, lan: Lan) -> None:
         assert lan.attacker.ssh(lan.host(11), "oracle", "oracle", "id").returncode == 255
         _message(decky, "sshd", r"Failed password for invalid user oracle from \S+ port \d+ ssh2")
 
-    def test_a_session_is_logged_under_one_real_pid(self, decky: Container, lan: Lan):
+    def test_a_session_is_logged_under_one_real_pid(self, decky: Container, lan: Lan) -> None:
         done = lan.attacker.ssh(lan.host(11), "bob", "s3cret", "echo $PPID; hostname; echo s3cret | sudo -S id -u")
         assert done.returncode == 0, done.stderr
         _, hostname, sudo_uid = done.stdout.decode().split()
@@ -109,11 +109,11 @@ class TestDecky:
             assert _record(decky, "sshd", rf"pam_unix\(sshd:session\): {ending}").group(3) == pid
         _message(decky, "sudo", r" *bob : PWD=/home/bob ; USER=root ; COMMAND=/usr/bin/id -u")
 
-    def test_ping_works_as_on_any_server(self, lan: Lan):
+    def test_ping_works_as_on_any_server(self, lan: Lan) -> None:
         done = lan.attacker.ssh(lan.host(11), "bob", "s3cret", f"ping -c1 -W2 {lan.attacker.address}")
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def test_an_attacker_cannot_split_a_line(self, decky: Container, lan: Lan):
+    def test_an_attacker_cannot_split_a_line(self, decky: Container, lan: Lan) -> None:
         forged = "<38>1 2026-01-01T00:00:00.000000+00:00 x sshd 1 - - Accepted password for forged"
         hostile = f"one\r\n{forged}\nthree\x1b[2J\x07"
         script = "import socket,sys; socket.socket(1,2).sendto(b'<13>evil[7]: '+sys.stdin.buffer.read(), '/dev/log')"
@@ -123,7 +123,7 @@ class TestDecky:
         assert record.group(3) != "7", "the pid is the kernel's, not the sender's claim"
         assert not [line for line in _lines(decky) if line.startswith(forged)]
 
-    def test_nothing_inside_tells_what_made_it(self, lan: Lan):
+    def test_nothing_inside_tells_what_made_it(self, lan: Lan) -> None:
         words = "decnet|decky|decoy|honeypot"
         command = f"env; ps -ef; mount; grep -rilE '{words}' /etc /usr/local /opt /root /home /var/log /srv 2>/dev/null"
         done = lan.attacker.ssh(lan.host(11), "bob", "s3cret", command)
@@ -132,7 +132,7 @@ class TestDecky:
         assert not [line for line in seen if re.search(words, line, re.IGNORECASE) and "grep -rilE" not in line]
         assert any(re.search(r"\broot\s+1\s+0 .* init \[2\]", line) for line in seen)
 
-    def test_the_image_holds_no_host_key(self, lab_engine: LabEngine, decky_image: str):
+    def test_the_image_holds_no_host_key(self, lab_engine: LabEngine, decky_image: str) -> None:
         client = lab_engine.client()
         try:
             found = client.containers.run(
@@ -143,19 +143,19 @@ class TestDecky:
         assert b"sshd_config" in found
         assert b"ssh_host" not in found
 
-    def test_a_scanner_sees_the_packaged_openssh(self, lan: Lan):
+    def test_a_scanner_sees_the_packaged_openssh(self, lan: Lan) -> None:
         done = lan.attacker.run(["nmap", "-n", "-sV", "-p22", "--version-light", "-oG", "-", str(lan.host(11))])
         assert b"22/open/tcp//ssh//OpenSSH 9.2p1 Debian" in done.stdout, done.stdout
         neighbours = lan.attacker.run(["ip", "neighbour", "show", str(lan.host(11))]).stdout
         assert MAC.encode() in neighbours
 
-    def test_it_stops_at_once(self, decky: Container):
+    def test_it_stops_at_once(self, decky: Container) -> None:
         started = time.monotonic()
         decky.stop()
         assert time.monotonic() - started < 5
         decky.start()
 
-    def test_every_service_comes_back_after_a_restart(self, decky: Container, lan: Lan):
+    def test_every_service_comes_back_after_a_restart(self, decky: Container, lan: Lan) -> None:
         for _ in range(3):
             starts = _console(decky).count(LISTENING)
             decky.restart()
@@ -166,7 +166,7 @@ class TestDecky:
 @pytest.mark.docker
 @pytest.mark.root
 class TestPlaces:
-    def test_two_segments_never_collide_and_both_go(self):
+    def test_two_segments_never_collide_and_both_go(self) -> None:
         with Lan() as one, Lan(worker_host=2) as two:
             assert not one.subnet.overlaps(two.subnet)
             with socket.create_server((str(two.host(2)), 0)) as server:
@@ -176,7 +176,7 @@ class TestPlaces:
             names = {one.parent, two.parent}
         assert not names & _places()
 
-    def test_a_killed_owner_s_segment_is_removed_by_the_next(self):
+    def test_a_killed_owner_s_segment_is_removed_by_the_next(self) -> None:
         owner = _python("from tests.lab.lan import Lan; lan = Lan(); lan.start(); print(lan.parent, flush=True)")
         assert owner.stdout is not None
         name = owner.stdout.readline().decode().strip()
@@ -189,7 +189,7 @@ class TestPlaces:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("daemon_too", [False, True], ids=["run", "run and daemon"])
-    def test_a_killed_engine_is_cleared_by_the_next(self, daemon_too: bool):
+    def test_a_killed_engine_is_cleared_by_the_next(self, daemon_too: bool) -> None:
         owner = _python(
             "from tests.lab.engine import LabEngine; from tests.lab.image import ensure_images;"
             "from tests.lab.lan import Lan; lan = Lan(); lan.start(); engine = LabEngine(); engine.start();"
@@ -218,7 +218,7 @@ class TestPlaces:
             assert second is not None
             assert not _runs(second)
 
-    def test_an_engine_leaves_the_machine_s_network_alone(self, lab_engine: LabEngine):
+    def test_an_engine_leaves_the_machine_s_network_alone(self, lab_engine: LabEngine) -> None:
         assert lab_engine.docker_host.startswith("unix://")
         interfaces = {path.name for path in Path("/sys/class/net").iterdir()}
         arguments = Path(f"/proc/{lab_engine.pid}/cmdline").read_bytes().split(b"\0")
@@ -228,7 +228,7 @@ class TestPlaces:
 
 
 class TestDaemon:
-    def test_levels_are_waited_for(self, tmp_path: Path):
+    def test_levels_are_waited_for(self, tmp_path: Path) -> None:
         port = free_port()
         argv = [
             sys.executable,
@@ -254,7 +254,7 @@ class TestDaemon:
             assert daemon.pid != first
         assert not Path(f"/proc/{first}").exists()
 
-    def test_a_daemon_that_dies_ends_the_wait_with_its_last_words(self, tmp_path: Path):
+    def test_a_daemon_that_dies_ends_the_wait_with_its_last_words(self, tmp_path: Path) -> None:
         argv = [sys.executable, "-c", "import sys; sys.exit('no such luck')"]
         with (
             Daemon(argv, log_path=tmp_path / "log") as daemon,
@@ -262,7 +262,7 @@ class TestDaemon:
         ):
             daemon.wait_for_line("ready", timeout_secs=60)
 
-    def test_its_children_do_not_outlive_it(self, tmp_path: Path):
+    def test_its_children_do_not_outlive_it(self, tmp_path: Path) -> None:
         script = "import subprocess, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
         with Daemon([sys.executable, "-c", script], log_path=tmp_path / "log") as daemon:
             child = int(daemon.wait_for_line(r"^(\d+)$").group(1))
@@ -273,7 +273,7 @@ class TestDaemon:
 
 @pytest.mark.postgres
 class TestPostgres:
-    def test_it_answers_and_goes(self):
+    def test_it_answers_and_goes(self) -> None:
         with PostgresCluster() as cluster:
             folder, pid = cluster.socket_folder, cluster.pid
             assert cluster.create_database() != cluster.create_database()
@@ -281,7 +281,7 @@ class TestPostgres:
         assert not folder.exists()
         assert not Path(f"/proc/{pid}").exists()
 
-    def test_a_killed_run_s_server_ends_and_its_folder_is_cleared(self):
+    def test_a_killed_run_s_server_ends_and_its_folder_is_cleared(self) -> None:
         owner = _python(
             "from tests.lab.postgres import PostgresCluster; c = PostgresCluster(); c.start();"
             "print(c.pid, c.socket_folder, flush=True)"
@@ -295,7 +295,7 @@ class TestPostgres:
         assert not Path(folder).exists()
 
 
-def test_a_slot_belongs_to_one_owner_until_its_end(tmp_path: Path):
+def test_a_slot_belongs_to_one_owner_until_its_end(tmp_path: Path) -> None:
     mine = slots.claim(tmp_path, 3)
     assert mine is not None
     assert slots.claim(tmp_path, 3) is None
@@ -371,7 +371,7 @@ def _message(container: Container, program: str, pattern: str) -> re.Match[str]:
     return matched
 
 
-def _wait_for(reached, level: str, timeout_secs: float = 20.0) -> None:
+def _wait_for(reached: Callable[[], object], level: str, timeout_secs: float = 20.0) -> None:
     pause = threading.Event()
     deadline = time.monotonic() + timeout_secs
     while not reached():
