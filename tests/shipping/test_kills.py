@@ -106,11 +106,17 @@ def test_a_damaged_hint_is_only_a_hint(enrolled: Place) -> None:
     state = place.worker_data / "logship" / "state.json"
     with listener(place, port) as master:
         master.wait_for_line("listener.started")
-        for hint in (b"", b"{", b'{"acked": 7}', b'{"acked": {"%s": 999999}}' % log.generation.encode()):
+        for hint in (
+            b"",
+            b"{",
+            b"[" * 100_000,
+            b'{"acked": 7}',
+            b'{"acked": {"%s": 999999}}' % log.generation.encode(),
+        ):
             state.parent.mkdir(exist_ok=True)
             state.write_bytes(hint)
             with logship(place, port) as worker:
-                log.write(b"with the hint " + hint)
+                log.write(b"with the hint " + hint[:200])
                 worker.wait_until(lambda: streams(place.journal) == log.written, "the line")
         assert "stream.went_back" in worker.log_text()
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,23 @@ def test_a_header_that_is_not_there_yet_is_waited_for(tmp_path: Path, content: b
 def test_a_file_of_another_kind_is_not_ours(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "events.log"
     path.write_bytes(content)
+    with pytest.raises(Foreign):
+        LogFile.open(path)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo", "socket"])
+def test_what_is_no_file_is_not_ours_and_holds_nobody_up(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "events.log"
+    match kind:
+        case "link":
+            path.symlink_to(tmp_path / "elsewhere")
+        case "folder":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as bound:
+                bound.bind(str(path))
     with pytest.raises(Foreign):
         LogFile.open(path)
 

@@ -13,7 +13,9 @@ at offsets that the master has. Both are said aloud and tried again, and the nex
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,16 +57,21 @@ class LogFile:
         """Open a file; None when it does not exist or its first line is not whole yet.
 
         Raises:
-            Foreign: the first line holds no generation.
+            Foreign: it is no regular file, or its first line holds no generation.
             Unavailable: it cannot be read.
         """
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            # A FIFO must not hold us up.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             return None
         except OSError as cause:
+            if cause.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
+                raise _foreign(path) from cause
             raise _unreadable(path, cause) from cause
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise _foreign(path)
             generation = _generation(os.pread(descriptor, _HEADER_BYTES, 0), path)
         except OSError as cause:
             os.close(descriptor)
@@ -180,7 +187,7 @@ def _generation(head: bytes, path: Path) -> str | None:
 
 def _foreign(path: Path) -> Foreign:
     return Foreign(
-        f"The first line of {path} holds no generation: it is no event log of ours, or was cut at its beginning",
+        f"{path} is no event log of ours: no regular file, or its first line holds no generation",
         "Restart the agent, which moves it aside and begins a new file.",
     )
 
