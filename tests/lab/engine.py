@@ -16,6 +16,7 @@ have an owner.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -114,6 +115,22 @@ class LabEngine:
         slot, self._slot = self._slot, None
         if slot is not None:
             slot.release()
+
+    def restart(self, end_with: signal.Signals = signal.SIGTERM) -> None:
+        """End the daemon and start it again on what it left, as a package upgrade or a crash of it does.
+
+        Raises:
+            MissingPart: the engine is not ours, or does not come up again.
+        """
+        if self._process is None:
+            raise MissingPart("the engine at DECNET_LAB_DOCKER_HOST is not ours to restart", "Unset the variable")
+        self._process.send_signal(end_with)
+        self._process.wait(_STOP_SECS)
+        # a killed daemon's containerd lives on, and would keep its lock from the next one
+        leftovers.end_all(f"{self._state}/exec/containerd/containerd.toml", number=signal.SIGTERM)
+        (self._state / "exec/containerd/containerd.pid").unlink(missing_ok=True)
+        self._spawn(slots.require_program("dockerd", "docker.io"))
+        self._wait_until_it_answers()
 
     def client(self) -> docker.DockerClient:
         """Return a new client of the engine; the caller closes it."""

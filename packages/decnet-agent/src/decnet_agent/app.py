@@ -4,7 +4,7 @@
     collector  consoles of the deckies -> events
     evidence   events of the taps
     log        the one writer of the event log
-    reapply    after a start: what the master last asked for
+    keep       what the master last asked for, after a start and when a decky has ended
     children   the log shipper and the tap, unless units run them
 
 Everything that can be refused is refused before anything starts: no identity (77), a port in use (5), a log that cannot
@@ -26,6 +26,7 @@ from decnet_agent import __version__, neighbours
 from decnet_agent.api import routes as http
 from decnet_agent.api.server import serve
 from decnet_agent.deploying.execution import Executor
+from decnet_agent.deploying.keeping import keep
 from decnet_agent.deploying.network_facts import network_facts
 from decnet_agent.deploying.state import StateFile
 from decnet_agent.engine.client import Engine, Limits
@@ -43,15 +44,12 @@ from decnet_core import daemon
 from decnet_core.daemon import Ready
 from decnet_core.endpoints import Endpoint, listen
 from decnet_core.enrolment import ENROLMENT_FILE
-from decnet_core.errors import DecnetError, RemoteProtocolError, Unavailable
+from decnet_core.errors import RemoteProtocolError, Unavailable
 from decnet_core.fleet import AgentStatus, DeckyPhase, DeckyState, Health, Shard, ShardReport
 from decnet_core.identity import Role
 from decnet_core.pki.keystore import KeyStore, StoredIdentity
 from decnet_core.pki.tls import server_context
 from decnet_core.supervise import Child, keep_running
-
-FIRST_RETRY_SECS = 1.0
-LONGEST_RETRY_SECS = 60.0
 
 log = structlog.get_logger()
 
@@ -92,21 +90,6 @@ class Agent:
         """Make the worker run what the shard says."""
         return await self.executor.apply(shard)
 
-    async def reapply(self) -> None:
-        """Bring back what the master last asked for, once, however long the engine takes to come up."""
-        delay_secs = FIRST_RETRY_SECS
-        while (shard := self.executor.shard) is not None:
-            try:
-                report = await self.executor.apply(shard)
-            except DecnetError as error:
-                log.warning("shard.reapply_failed", reason=error.message, advice=error.advice)
-            else:
-                log.info("shard.reapplied", generation=report.generation, ok=report.ok)
-                if report.ok:
-                    return
-            await asyncio.sleep(delay_secs)
-            delay_secs = min(delay_secs * 2, LONGEST_RETRY_SECS)
-
 
 @dataclass
 class App:
@@ -145,10 +128,6 @@ class App:
             ready.one_more()
             give_back()
 
-        async def reapply() -> None:
-            await self.agent.reapply()
-            await asyncio.Event().wait()  # a daemon's tasks live for ever
-
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "log": appender.run,
             "collector": self.collector.run,
@@ -161,7 +140,7 @@ class App:
                 connected=count_sensors,
             ),
             "http": partial(serve, http.build(self.agent), self.server, server_context(self.identity.files), up),
-            "reapply": reapply,
+            "keep": partial(keep, self.agent.executor, self.agent.watch),
         }
         for child in self.children:
             tasks[child.name] = partial(keep_running, child, up=ready.one_more)

@@ -23,7 +23,7 @@ LOG_EVENTS: dict[str, str] = {
     "neighbour.skipped": "a program that the agent can bring up beside itself is not brought up, and why",
     "network.created": "the deckies' network was made",
     "shard.planned": "the steps from what runs to what shall run are known",
-    "shard.reapplied": "after a start, what the master last asked for was applied again",
+    "shard.reapplied": "after a start, or because a decky had ended, what the master last asked for was applied again",
     "shard.reapply_failed": "what the master last asked for cannot be applied now; it is tried again",
     "step.failed": "one step of a shard failed; the others go on",
 }

@@ -103,6 +103,11 @@ class Executor:
         """The addresses of this worker's deckies."""
         return self._state.state.previous()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a shard is being applied now."""
+        return self._turn.locked()
+
     def close(self) -> None:
         """Let go of the thread and the connection to the engine."""
         self._threads.shutdown(wait=False, cancel_futures=True)

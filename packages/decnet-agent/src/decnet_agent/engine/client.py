@@ -72,6 +72,8 @@ _UNFINISHED = ".new"
 _MAX_ARCHIVE_BYTES = 4 << 20
 """What is read out of an image (account files, skeleton) is a few KiB."""
 
+_SAID_CHARS = 500
+
 _SHM_BYTES = 64 << 20
 
 # As on every Debian; without them pid files outlive a restart and daemons refuse to start.
@@ -284,7 +286,9 @@ class Engine:
 
 def _explained(doing: str, status: int | None, said: str) -> DecnetError:
     """Say what an answer of the engine means for the operator."""
-    message = f"Cannot {doing}: {said[:300]}"
+    # runc's reasons are Russian dolls: what was tried comes first, why it failed last
+    shortened = said if len(said) <= _SAID_CHARS else f"{said[:100]} … {said[100 - _SAID_CHARS :]}"
+    message = f"Cannot {doing}: {shortened}"
     if "overlaps" in said or "already using parent interface" in said:
         return Conflict(message, "Remove the other network (`docker network ls`), or set another subnet or interface.")
     if "parent interface" in said or "no such device" in said:

@@ -128,7 +128,9 @@ class Collector:
         for container in seen:
             follower = self._followers.get(container.id)
             if container.running and follower is not None and (facts := await follower.facts()) is not None:
-                entries.append(_entry(container, facts))
+                pid1 = _pid1(facts)
+                if pid1:
+                    entries.append(_entry(container, facts, pid1))
         content = json.dumps(sorted(entries, key=lambda entry: str(entry["name"]))).encode()
         if content != self._written:
             try:
@@ -173,13 +175,19 @@ class _Follower:
         self._may_run.set()
 
     async def facts(self) -> Mapping[str, Any] | None:
-        """Return what the engine knows of the container; None when it is gone."""
-        if self._facts is None:
-            try:
-                self._facts = await self._watch.inspect(self._id)
-            except NotFound:
-                return None
-        return self._facts
+        """Return what the engine knows of the container; None when it is gone.
+
+        Only a running container's are kept, and until its console ends: who restarts gets another first process.
+        """
+        if self._facts is not None:
+            return self._facts
+        try:
+            facts = await self._watch.inspect(self._id)
+        except NotFound:
+            return None
+        if _pid1(facts):
+            self._facts = facts
+        return facts
 
     async def run(self) -> None:
         delay_secs = RESUME_SECS
@@ -191,6 +199,9 @@ class _Follower:
                 break
             except (Unavailable, RemoteProtocolError) as error:
                 log.warning("console.read_failed", decky=self.decky, reason=error.message)
+                self._facts = (
+                    None  # an engine that ended has ended its containers, and started them again when it is back
+                )
                 await asyncio.sleep(delay_secs)
                 delay_secs = min(delay_secs * 2, LONGEST_RETRY_SECS)
                 continue
@@ -255,17 +266,22 @@ class _Follower:
         )
 
 
-def _entry(container: SeenContainer, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _pid1(facts: Mapping[str, Any]) -> int:
+    """Tell the host's pid of a running container's first process; 0 for one that does not run."""
+    state = facts.get("State", {})
+    return int(state.get("Pid") or 0) if state.get("Running") else 0
+
+
+def _entry(container: SeenContainer, facts: Mapping[str, Any], pid1: int) -> dict[str, Any]:
     labels = container.labels
-    pid = int(facts.get("State", {}).get("Pid") or 0)
     merged = ((facts.get("GraphDriver") or {}).get("Data") or {}).get("MergedDir")
     return {
         "name": labels[LABEL_DECKY],
         "container_id": container.id,
-        "pid1": pid,
+        "pid1": pid1,
         "image": container.image,
         "services": [service for service in labels.get(LABEL_SERVICES, "").split(",") if service],
         "ip": labels.get(LABEL_IP),
         "mac": labels.get(LABEL_MAC),
-        "rootfs": merged or f"/proc/{pid}/root",
+        "rootfs": merged or f"/proc/{pid1}/root",
     }
