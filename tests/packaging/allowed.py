@@ -21,7 +21,6 @@ DECLARED: dict[str, frozenset[str]] = {
             "sqlalchemy",
             "typer",
             "uvicorn",
-            "uvloop",
         }
     ),
     "decnet-agent": frozenset({"decnet-core", "docker", "httpx", "starlette", "uvicorn"}),
@@ -74,12 +73,8 @@ CLOSURE: dict[str, frozenset[str]] = {
         "shellingham",
         "sqlalchemy",
         "typer",
-        "uvloop",
     },
-    "decnet-agent": _CORE
-    | _SERVER
-    | _CLIENT
-    | {"charset-normalizer", "decnet-agent", "docker", "requests", "urllib3"},
+    "decnet-agent": _CORE | _SERVER | _CLIENT | {"charset-normalizer", "decnet-agent", "docker", "requests", "urllib3"},
     "decnet-updater": _CORE | _SERVER | {"decnet-updater"},
     "decnet-logship": _CORE | {"decnet-logship"},
 }

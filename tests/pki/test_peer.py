@@ -9,7 +9,6 @@ import ssl
 import httpx
 import pytest
 import uvicorn
-import uvloop
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from decnet_core.errors import TrustError
@@ -108,13 +107,9 @@ def forged(ca, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-def test_the_application_sees_who_calls(master, agent, run):
-    async def call() -> str:
-        async with Served(tls.server_context(master)) as server:
-            return await server.get(tls.client_context(agent, agent.ca))
-
-    text = run(call())
+async def test_the_application_sees_who_calls(master, agent):
+    async with Served(tls.server_context(master)) as server:
+        text = await server.get(tls.client_context(agent, agent.ca))
     der = ssl.PEM_cert_to_DER_cert(agent.certificate.read_text())
     assert text == f"{AGENT} {certificates.fingerprint(der)} 127.0.0.1"
 
@@ -182,17 +177,12 @@ async def test_a_certificate_that_openssl_accepts_and_we_do_not(master, forged, 
     assert address == "127.0.0.1"
 
 
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-def test_a_request_in_the_handshakes_last_packet_is_not_heard(master, forged, run):
+async def test_a_request_in_the_handshakes_last_packet_is_not_heard(master, forged):
     """The request arrives with the client's Finished: asyncio would deliver it to a protocol that merely closes."""
     files = forged(usage=[])
 
-    async def call() -> Served:
-        async with Served(tls.server_context(master)) as server, asyncio.timeout(WAIT_SECS):
-            assert await request_with_finished(server.port, tls.client_context(files, files.ca)) == b""
-        return server
-
-    server = run(call())
+    async with Served(tls.server_context(master)) as server, asyncio.timeout(WAIT_SECS):
+        assert await request_with_finished(server.port, tls.client_context(files, files.ca)) == b""
     assert len(server.refused) == 1
     assert server.asked == 0
 
