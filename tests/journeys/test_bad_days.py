@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -209,6 +210,25 @@ def test_the_masters_ended_certificate_is_issued_anew_by_init(site: Site) -> Non
     _assert_all_arrive_once(site, _offer_and_wait(site))
 
 
+def test_a_decommissioned_worker_is_refused_and_may_join_anew(site: Site) -> None:
+    site.master_cli("swarm", "decommission", WORKER, "--yes")
+    assert site.attempt("master", ["decnet-master", "swarm", "check"]).returncode == ExitCode.FAILED
+    tag = _offer_and_wait(site)
+    site.agent.wait_until(lambda: "not active" in _last_error(site), "refusal in logship's status", timeout_secs=60)
+    assert _stored(site, tag) == []
+    token = json.loads(site.master_cli("swarm", "enroll", WORKER, "--json"))["token"]
+    told = site.run("worker", ["decnet-agent", "join", "-"], text=token)
+    assert "nothing was changed" in told
+    data = site.folder / "worker" / "data"
+    assert str(data / "identities") in told
+    shutil.rmtree(data / "identities")
+    (data / "enrolment.json").unlink()
+    site.run("worker", ["decnet-agent", "join", "-"], text=token)
+    site.agent.stop()
+    site.agent.start()
+    _assert_all_arrive_once(site, tag)
+
+
 CONFIGURATIONS: dict[str, tuple[bytes | None, str]] = {
     "a directory": (None, "Cannot read"),
     "not UTF-8": (b"[decnet]\nlog-level = \xe9\n", "not UTF-8"),
@@ -297,6 +317,10 @@ def _line(daemon: Any, event: str) -> dict[str, Any]:
     """Wait for a line of a daemon's log and return it."""
     found = daemon.wait_for_line(rf'^.*"event": "{event}".*$', timeout_secs=60)
     return json.loads(found[0])
+
+
+def _last_error(site: Site) -> str:
+    return str(json.loads(site.run("worker", ["decnet-logship", "status", "--json"]))["last_error"])
 
 
 def _authority(folder: Path) -> CertificateAuthority:

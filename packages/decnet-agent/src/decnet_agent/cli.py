@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from decnet_agent import __version__
-from decnet_core.program import run_program
+from decnet_core.program import EXIT_CODES, run_program
 
 if TYPE_CHECKING:
     from decnet_agent.settings import AgentSettings
@@ -51,7 +51,10 @@ def run(arguments: list[str]) -> int | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="decnet-agent", description="Runs and watches the decoy hosts of a DECNET deception network on a worker."
+        prog="decnet-agent",
+        description="Runs and watches the decoy hosts of a DECNET deception network on a worker.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"decnet-agent {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -80,11 +83,17 @@ def _settings() -> AgentSettings:
 
 
 def _join(chosen: argparse.Namespace) -> int | None:
-    from decnet_agent.joining import join  # noqa: PLC0415 - see above
+    from decnet_agent.joining import has_joined, join  # noqa: PLC0415 - see above
     from decnet_core.enrolment import JoinToken  # noqa: PLC0415 - see above
 
-    settings = _settings()
-    identity = join(settings, JoinToken.parse(_token_text(chosen)), address=chosen.address)
+    settings, token = _settings(), JoinToken.parse(_token_text(chosen))
+    if has_joined(settings, token):
+        print(  # noqa: T201
+            f"This host has joined already, as {token.host}; nothing was changed. If it was decommissioned since, "
+            f"remove {settings.identities_directory} and {settings.data_directory / 'enrolment.json'} and join again."
+        )
+        return None
+    identity = join(settings, token, address=chosen.address)
     print(f"This host is {identity}. Start it: decnet-agent serve, or systemctl enable --now decnet-agent")  # noqa: T201
     return None
 

@@ -57,7 +57,7 @@ def join(settings: AgentSettings, token: JoinToken, *, address: str | None = Non
     """
     agent = Identity(Role.AGENT, token.host)
     store = KeyStore(settings.identities_directory)
-    if _has_joined(settings, store, token):
+    if has_joined(settings, token):
         return agent
     master = Endpoint.parse(token.address)
     ca_pem = pinned_ca(master_client.fetch_ca(master), token.pin)
@@ -99,12 +99,14 @@ def read_enrolment(data_directory: Path) -> Enrolment | None:
         raise ConfigError(f"{path} holds something else than an enrolment", "Remove it and join again.") from None
 
 
-def _has_joined(settings: AgentSettings, store: KeyStore, token: JoinToken) -> bool:
-    """Tell whether the host is what the token would make it.
+def has_joined(settings: AgentSettings, token: JoinToken) -> bool:
+    """Tell whether the host is what the token would make it: then joining changes nothing.
 
     Raises:
         Conflict: it is somebody else.
+        ConfigError: what it remembers of its joining cannot be read.
     """
+    store = KeyStore(settings.identities_directory)
     enrolment = read_enrolment(settings.data_directory)
     if enrolment is None:
         return False

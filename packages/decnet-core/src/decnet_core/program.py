@@ -13,6 +13,11 @@ from typing import NoReturn
 
 from decnet_core.errors import DecnetError, ExitCode
 
+EXIT_CODES = """\
+exit codes: 0 ok, 1 failed, 2 usage, 3 some of many failed, 4 not found, 5 conflict (port in use, name taken),
+69 unavailable, 75 try again later, 77 trust (no identity, ended certificate), 78 configuration"""
+"""What every program's help ends with; `decnet_core.errors` has the story."""
+
 
 def run_program(main: Callable[[], int | None]) -> NoReturn:
     """Call main and end the process with what it means to a shell."""

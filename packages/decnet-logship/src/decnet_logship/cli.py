@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from decnet_core.program import run_program
+from decnet_core.program import EXIT_CODES, run_program
 from decnet_logship import __version__
 
 
@@ -23,7 +23,10 @@ def _main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="decnet-logship", description="Ship this worker's event log to its master, each line exactly once."
+        prog="decnet-logship",
+        description="Ships this worker's event log to its master, each line exactly once.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"decnet-logship {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="serve|status")

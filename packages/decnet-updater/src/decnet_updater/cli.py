@@ -8,12 +8,8 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from decnet_core.program import run_program
+from decnet_core.program import EXIT_CODES, run_program
 from decnet_updater import __version__
-
-_EPILOG = """\
-exit codes: 0 ok, 1 failed, 2 usage, 5 the port is in use, 69 the address cannot be had,
-77 no identity or one that cannot be trusted, 78 the configuration does not fit"""
 
 
 def main() -> NoReturn:
@@ -24,8 +20,8 @@ def main() -> NoReturn:
 def _main() -> None:
     parser = argparse.ArgumentParser(
         prog="decnet-updater",
-        description="Installs and rolls back DECNET releases on a worker.",
-        epilog=_EPILOG,
+        description="Answers the master about the DECNET releases on this worker.",
+        epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"decnet-updater {__version__}")

@@ -36,6 +36,7 @@ from decnet_core.shipping.control import (
     Ack,
     Hello,
     Ping,
+    Reason,
     Refuse,
     Resume,
     Skip,
@@ -96,11 +97,25 @@ class End:
 Command = Send | Begin | Acked | Skipped | End
 
 
+_ENROL = "Enrol this worker again: `decnet-master swarm enroll` there, `decnet-agent join` here."
+_REFUSALS: dict[str, tuple[str, str]] = {
+    Reason.ROLE: ("its certificate is not a log shipper's", _ENROL),
+    Reason.HOST: ("this host is not active in its books", _ENROL),
+    Reason.SUPERSEDED: ("a newer connection ships this stream", "Run one decnet-logship on this worker, not two."),
+    Reason.BUSY: (
+        "it is busy, or its disk or database does not answer",
+        "`decnet-master status` there says what.",
+    ),
+    Reason.PROTOCOL: ("it did not understand what was sent", "Install the same release on the master and here."),
+}
+
+
 class Refused(Unavailable):
     """The receiver refused; `reason` is a `decnet_core.shipping.control.Reason` or a newer one's word."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"The master refuses this worker's log: {reason}", "Look at the master's listener.")
+        words, advice = _REFUSALS.get(reason, (reason, "The listener's log on the master says more."))
+        super().__init__(f"The master refuses this worker's log: {words}", advice)
         self.reason = reason
 
 

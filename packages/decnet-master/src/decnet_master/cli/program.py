@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from decnet_core.program import EXIT_CODES
 from decnet_master import __version__
 from decnet_master.cli import daemons, evidence, fleet, overview, setup, swarm
 
@@ -27,6 +28,7 @@ def _application() -> typer.Typer:
         pretty_exceptions_enable=False,  # a traceback with local variables would show secrets
         rich_markup_mode=None,
         help="Run and steer a DECNET deception network.",
+        epilog=EXIT_CODES,
     )
     app.callback()(_common)
     for room in (setup, daemons, fleet, evidence, overview):
