@@ -224,6 +224,18 @@ def test_a_full_disk_keeps_whole_lines_and_the_rest_for_later(tmp_path):
     assert collected(tmp_path) == [("a", f"{number}.0") for number in range(1, 30)]
 
 
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[]", b"[" * 100_000, b'{"generation": 1, "offset": 1, "cursors": 1}'])
+def test_a_damaged_checkpoint_costs_a_longer_look_and_nothing_else(tmp_path, damaged):
+    log = open_log(tmp_path)
+    log.append([event("a", 1)])
+    log.close()
+    (tmp_path / "state/event-log.json").write_bytes(damaged)
+    again = open_log(tmp_path)
+    again.append([event("a", 1), event("a", 2)])
+    again.close()
+    assert collected(tmp_path) == [("a", "1.0"), ("a", "2.0")]
+
+
 def test_a_disk_that_fills_in_the_middle_of_a_rotation(tmp_path):
     """The old file has its final name by then, and the next one has no room for its first line yet."""
     log = open_log(tmp_path, max_bytes=1000)

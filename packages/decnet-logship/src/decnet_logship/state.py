@@ -76,7 +76,7 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as cause:
         advice = "Run as root, or as the user who runs decnet-logship."
         raise Unavailable(f"Cannot read {path}: {cause.strerror}", advice) from cause
-    except ValueError as cause:
+    except (ValueError, RecursionError) as cause:
         raise Unavailable(f"{path} is damaged", "Its daemon writes it anew within a second.") from cause
     if not isinstance(document, dict):
         raise Unavailable(f"{path} is damaged", "Its daemon writes it anew within a second.")

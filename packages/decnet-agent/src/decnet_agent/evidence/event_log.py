@@ -350,7 +350,7 @@ class EventLog:
                 cursor_key(cursor)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, AttributeError, RemoteProtocolError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, RemoteProtocolError):
             log.warning("event_log.checkpoint_ignored", path=str(self._checkpoint_path))
             return None
         else:
