@@ -78,7 +78,7 @@ async def test_without_a_data_directory_it_says_what_to_do(daemon: Daemon, tmp_p
     tmp_path.joinpath("ingester.lock").mkdir()
     daemon.start()
     assert await asyncio.to_thread(daemon.wait) == ExitCode.UNAVAILABLE
-    assert "what to do: The daemon's user must own it." in daemon.log_text()
+    assert "what to do: Run as the user whom it belongs to" in daemon.log_text()
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)

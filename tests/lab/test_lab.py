@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import io
 import os
 import re
@@ -159,7 +160,8 @@ class TestDecky:
         for _ in range(3):
             starts = _console(decky).count(LISTENING)
             decky.restart()
-            _wait_for(lambda before=starts: _console(decky).count(LISTENING) > before, "sshd after a restart")
+            more = functools.partial(_starts_exceed, decky, starts)
+            _wait_for(more, "sshd after a restart")
         assert lan.attacker.ssh(lan.host(11), "bob", "s3cret", "pidof rsyslogd cron sshd").returncode == 0
 
 
@@ -346,6 +348,10 @@ def _read(container: Container, path: str) -> bytes:
 def _console(container: Container) -> str:
     text: bytes = container.logs()
     return text.decode()
+
+
+def _starts_exceed(container: Container, count: int) -> bool:
+    return _console(container).count(LISTENING) > count
 
 
 def _lines(container: Container) -> list[str]:
