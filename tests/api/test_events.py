@@ -141,6 +141,14 @@ async def test_a_bad_last_event_id(admin: httpx.AsyncClient) -> None:
             assert response.status_code in (400, 422), wrong
 
 
+async def test_an_id_that_no_event_has_yet_leaves_nobody_waiting_for_it(admin: httpx.AsyncClient, feed: Feed) -> None:
+    """A client may know ids of a database that was made anew."""
+    await feed.add(1)
+    async with streaming(admin, after=2**62) as live:
+        await feed.add(2)
+        assert await live.take(1) == [2]
+
+
 async def test_a_slow_client_is_cut_and_resumes(store: Store, feed: Feed, fanout: Fanout) -> None:
     with fanout.subscribe() as subscription:
         await fanout.live()

@@ -70,7 +70,8 @@ async def follow(store: Store, fanout: Fanout, after: int | None, check: Check) 
     """
     with fanout.subscribe() as subscription:
         await fanout.live()
-        seq = await store.events.latest_seq() if after is None else after
+        newest = await store.events.latest_seq()
+        seq = newest if after is None else min(after, newest)  # a database made anew begins to count anew
         yield f"retry: {RETRY_MS}\n\n".encode()
         while rows := await store.events.page(after_seq=seq, limit=PAGE):
             seq = rows[-1]["seq"]

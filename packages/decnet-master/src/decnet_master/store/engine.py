@@ -17,6 +17,7 @@ missing database does not mend itself and is `Unavailable`. No message quotes a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import os
 import sqlite3
@@ -232,8 +233,9 @@ class _SqliteConnection(sqlite3.Connection):
     """
 
     def close(self) -> None:
-        if self.in_transaction:
-            self.rollback()
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it is closed already: the pool may ask twice
+            if self.in_transaction:
+                self.rollback()
         super().close()
 
 
