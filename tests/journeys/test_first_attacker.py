@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections import Counter
 from collections.abc import Callable
@@ -77,7 +76,7 @@ def test_every_event_arrives_exactly_once(
             # What the kernel told a tap in its last milliseconds dies with it: docs/threat-model.md says so.
             assert screen.wait_for(expected, timeout_secs=_EVENTS_SECS) == []
         KILLS[victim](site)
-        _wait_for_tap(site)
+        site.wait_for_tap()
         expected += visit(lan.attacker, deckies[1], secrets.token_hex(3))
         assert screen.wait_for(expected, timeout_secs=_EVENTS_SECS) == []
         stored = screen.stored()
@@ -113,16 +112,6 @@ def _targets(screen: Screen) -> list[Target]:
         Target(decky["name"], decky["ip"], decky["accounts"][0]["user"], decky["accounts"][0]["password"])
         for decky in screen.get("/api/v1/deckies")["deckies"]
     ]
-
-
-def _wait_for_tap(site: Site) -> None:
-    """Wait until the agent says that the tap is connected: what is typed before that is not promised."""
-
-    def connected() -> bool:
-        rows = json.loads(site.attempt("master", ["decnet-master", "swarm", "check", "--json"]).stdout or "{}")
-        return '"kernel"' in json.dumps(rows)
-
-    site.agent.wait_until(connected, "tap in the agent's status", timeout_secs=30)
 
 
 def _is(expected: Expectation, row: Row) -> bool:

@@ -25,6 +25,7 @@ from tests.lab.processes import Daemon, free_port
 
 _BIN = Path(sys.executable).parent
 _COMMAND_SECS = 300.0  # a first deploy composes the image: apt inside a container, on a slow mirror
+_TAP_SECS = 30.0  # its programs are in the kernel within a second; a loaded machine takes its time
 WORKER = "w1"
 
 
@@ -111,6 +112,23 @@ class Site:
         self.updater.start()
         self.agent.wait_for_port(self.ports["agent"])
         self.updater.wait_for_port(self.ports["updater"])
+        self.wait_for_tap()
+
+    def wait_for_tap(self) -> None:
+        """Wait until the agent says that the tap delivers to it.
+
+        Raises:
+            Unavailable: it does not; the message holds what `decnet-agent doctor` finds.
+        """
+        try:
+            self.agent.wait_until(self._taps, "tap in the agent's status", timeout_secs=_TAP_SECS)
+        except Unavailable as cause:
+            found = self.attempt("worker", ["decnet-agent", "doctor"])
+            raise Unavailable(f"The tap does not deliver: {cause.message}", found.stdout + found.stderr) from cause
+
+    def _taps(self) -> bool:
+        asked = self.attempt("master", ["decnet-master", "swarm", "check", "--json"])
+        return asked.returncode == 0 and '"kernel"' in asked.stdout
 
     def stop(self) -> None:
         """End every process; the engine's owner removes the deckies."""
