@@ -163,6 +163,7 @@ def test_strangers_who_only_connect_cost_little(worker):
             stranger.close()
 
 
+@pytest.mark.slow
 def test_a_second_request_that_does_not_begin_is_cut(worker):
     context = client_context(worker.master, worker.master.ca)
     raw = socket.create_connection(("127.0.0.1", worker.port), timeout=HEAD_SECS + 10)
