@@ -213,8 +213,9 @@ def test_the_masters_ended_certificate_is_issued_anew_by_init(site: Site) -> Non
 def test_a_decommissioned_worker_is_refused_and_may_join_anew(site: Site) -> None:
     site.master_cli("swarm", "decommission", WORKER, "--yes")
     assert site.attempt("master", ["decnet-master", "swarm", "check"]).returncode == ExitCode.FAILED
-    tag = _offer_and_wait(site)
+    # a live connection is cut when the books are looked at again, every half minute
     site.agent.wait_until(lambda: "not active" in _last_error(site), "refusal in logship's status", timeout_secs=60)
+    tag = _offer_and_wait(site)
     assert _stored(site, tag) == []
     token = json.loads(site.master_cli("swarm", "enroll", WORKER, "--json"))["token"]
     told = site.run("worker", ["decnet-agent", "join", "-"], text=token)
