@@ -26,7 +26,12 @@ ROOMS = {
     "alembic": ("decnet_master.store",),
     "asyncpg": ("decnet_master.store",),
     "aiosqlite": ("decnet_master.store",),
-    "httpx": ("decnet_agent.master_client", "decnet_master.cli.client", "decnet_master.swarmctl.agent_client"),
+    "httpx": (
+        "decnet_agent.master_client",
+        "decnet_master.cli.client",
+        "decnet_master.cli.probes",
+        "decnet_master.swarmctl.agent_client",
+    ),
     "argon2": ("decnet_master.passwords",),
     "scapy": (),
     "requests": ENGINE_ROOM,  # what the docker library raises when the engine does not answer
