@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -100,3 +101,18 @@ def test_a_wildcard_becomes_an_address_that_can_be_dialled() -> None:
     endpoint = public_endpoint(None, Endpoint("0.0.0.0", 8771))
     assert endpoint.port == 8771
     assert not ip_address(endpoint.host).is_unspecified
+
+
+def test_a_password_that_nobody_saw_is_no_password(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+
+    def torn(_done: installation.Installation) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(installation.install(settings, torn))
+    told: list[installation.Installation] = []
+    again = asyncio.run(installation.install(settings, told.append))
+    assert again.admin_password is not None
+    assert told == [again]
+    assert asyncio.run(installation.install(settings)).admin_password is None

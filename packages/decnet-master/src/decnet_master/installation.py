@@ -4,7 +4,8 @@ Each step looks at what is there and adds what is missing, so the whole may be r
 with another public address, or with a new release (which migrates the database). Nothing that exists is replaced,
 except the master's own certificate when it is about to end or lacks a name that it should carry.
 
-The first user's password is made here, returned once, and kept as a hash.
+The first user's password is made here, told once, and kept as a hash. It is told before it is stored: a crash in
+between costs nothing, the next run makes another, while a password that nobody saw could not be had again.
 
 All that is made belongs to the owner of the data directory, also when root runs it: the daemons run as that user. A
 data directory that root makes here is given to the user `decnet`, where there is one.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import os
 import pwd
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -62,8 +64,12 @@ class Installation:
     admin_password: str | None
 
 
-async def install(settings: MasterSettings) -> Installation:
+async def install(settings: MasterSettings, tell: Callable[[Installation], None] = lambda _: None) -> Installation:
     """Make what is missing.
+
+    Args:
+        settings: of the master.
+        tell: shows the result to the operator; called when all is made but the first user.
 
     Raises:
         ConfigError: a folder or file cannot be written, or what is there is not what it should be.
@@ -84,10 +90,17 @@ async def install(settings: MasterSettings) -> Installation:
     ):
         steps.append(Step(what, str(path), secret_files.create(path)))
     await migrate(settings.database)
-    password = await _ensure_admin(settings.database, now)
-    steps.append(Step("first user", ADMIN, password is not None))
-    _hand_over(settings)
-    return Installation(tuple(steps), authority.fingerprint, password)
+    async with await Store.open(settings.database, connections=1) as store:
+        password = passwords.generate() if await store.users.count() == 0 else None
+        steps.append(Step("first user", ADMIN, password is not None))
+        done = Installation(tuple(steps), authority.fingerprint, password)
+        _hand_over(settings)
+        tell(done)
+        if password is not None:
+            word = passwords.hash_password(password)
+            await store.users.create(ADMIN, word, "admin", must_change=False, now=now)
+            _hand_over(settings)  # what the database made beside itself
+    return done
 
 
 def open_authority(settings: MasterSettings, now: datetime) -> CertificateAuthority:
@@ -162,15 +175,6 @@ def _carries(
         and set(dns) <= set(names.get_values_for_type(x509.DNSName))
         and set(ips) <= set(names.get_values_for_type(x509.IPAddress))
     )
-
-
-async def _ensure_admin(database: str, now: datetime) -> str | None:
-    async with await Store.open(database, connections=1) as store:
-        if await store.users.count() > 0:
-            return None
-        password = passwords.generate()
-        await store.users.create(ADMIN, passwords.hash_password(password), "admin", must_change=False, now=now)
-        return password
 
 
 def _hand_over(settings: MasterSettings) -> None:

@@ -18,7 +18,7 @@ from decnet_master.journal.segments import START, Position, read_marker, segment
 
 __all__ = ["START", "Batch", "JournalReader", "Position"]
 
-_ADVICE = "Restore the journal's folder from a backup, or tell the ingester to begin behind the damage."
+_ADVICE = "Restore the journal's folder from a backup; until then nothing behind the damage is stored or deleted."
 
 
 @dataclass(frozen=True, slots=True)
