@@ -70,7 +70,7 @@ async def ingesting(folder: Path, store: Store, *, batch_rows: int = 500, max_wa
 async def until(reached: Callable[[], Awaitable[bool]]) -> None:
     """Wait for a level, with a bound."""
     async with asyncio.timeout(WAIT_SECS):
-        while not await reached():  # noqa: ASYNC110 -- another process reaches it
+        while not await reached():
             await asyncio.sleep(0.01)
 
 
