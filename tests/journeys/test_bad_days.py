@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from decnet_agent.evidence.channel import EvidenceSender
+from decnet_agent.evidence.sender import EvidenceSender
 from decnet_core.errors import ExitCode
 from decnet_core.events import Event, EventType, Trust
 from decnet_core.identity import MASTER, Identity, Role

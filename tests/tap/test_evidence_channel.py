@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decnet_agent.evidence import channel
-from decnet_agent.evidence.channel import EvidenceSender, serve_evidence
+from decnet_agent.evidence import channel, sensors
+from decnet_agent.evidence.sender import EvidenceSender
+from decnet_agent.evidence.sensors import serve_evidence
 from decnet_core.errors import RemoteProtocolError, Unavailable
 from decnet_core.events import Event, EventType, Trust
 
@@ -200,7 +201,7 @@ async def test_the_socket_is_for_its_owner_alone_and_replaces_a_dead_one(tmp_pat
 def test_the_peers_user_is_read_from_the_kernel() -> None:
     left, right = socket.socketpair()
     with left, right:
-        assert channel.peer_uid(left) == os.getuid()
+        assert sensors.peer_uid(left) == os.getuid()
 
 
 TEXT = st.text(max_size=30)

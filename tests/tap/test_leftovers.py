@@ -7,7 +7,8 @@ import contextlib
 import stat
 from datetime import UTC, datetime
 
-from decnet_agent.evidence.channel import EvidenceSender, serve_evidence
+from decnet_agent.evidence.sender import EvidenceSender
+from decnet_agent.evidence.sensors import serve_evidence
 from decnet_agent.tap.leftovers import Leftovers
 from decnet_core.events import Event, EventType, Trust
 

@@ -17,7 +17,7 @@ import pytest
 from docker.models.containers import Container
 from docker.types import IPAMConfig, IPAMPool
 
-from decnet_agent.evidence.channel import serve_evidence
+from decnet_agent.evidence.sensors import serve_evidence
 from decnet_core.events import Event, EventType, check
 from tests.lab.engine import LabEngine
 from tests.lab.lan import Lan

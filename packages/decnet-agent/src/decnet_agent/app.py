@@ -34,9 +34,9 @@ from decnet_agent.engine.contexts import ImageContexts
 from decnet_agent.engine.labels import LABEL_DECKY
 from decnet_agent.engine.watch import EngineWatch, SeenContainer
 from decnet_agent.evidence.appending import EventAppender
-from decnet_agent.evidence.channel import serve_evidence
 from decnet_agent.evidence.collector import Collector
 from decnet_agent.evidence.event_log import EventLog
+from decnet_agent.evidence.sensors import serve_evidence
 from decnet_agent.furnishing.host_keys import HostKeys
 from decnet_agent.memory import give_back
 from decnet_agent.settings import AgentSettings

@@ -26,7 +26,7 @@ from typing import NoReturn
 
 import structlog
 
-from decnet_agent.evidence.channel import EvidenceSender, evidence_dropped
+from decnet_agent.evidence.sender import EvidenceSender, evidence_dropped
 from decnet_agent.tap import procs
 from decnet_agent.tap.captures import Captures
 from decnet_agent.tap.deckies import DeckyList, RunningDecky

@@ -23,7 +23,7 @@ from typing import NoReturn
 
 import structlog
 
-from decnet_agent.evidence.channel import evidence_dropped
+from decnet_agent.evidence.sender import evidence_dropped
 from decnet_agent.tap import rooted
 from decnet_agent.tap.attribution import Process, writer
 from decnet_agent.tap.fanotify import Fanotify, Written, own_mounts

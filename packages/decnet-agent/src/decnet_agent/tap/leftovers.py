@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import structlog
 
-from decnet_agent.evidence.channel import EvidenceSender
+from decnet_agent.evidence.sender import EvidenceSender
 from decnet_core.errors import DecnetError
 from decnet_core.pki.durable import replace_file
 
