@@ -19,13 +19,13 @@ unpack_peers() {
   rm -rf "$folder"
   mkdir -p "$folder/archives/partial"
   local log=$folder/log archive
-  {
+  (
     # two calls, for the two exclude each other; --reinstall fetches also what the machine has as its own logger
     apt-get -q -o DPkg::Lock::Timeout=300 update &&
       fetch_peer rsyslog rsyslog-gnutls rsyslog-openssl rsyslog-relp &&
       fetch_peer syslog-ng-core &&
-      for archive in "$folder"/archives/*.deb; do dpkg-deb -x "$archive" "$folder" || return; done
-  } </dev/null >"$log" 2>&1 || {
+      for archive in "$folder"/archives/*.deb; do dpkg-deb -x "$archive" "$folder" || exit; done
+  ) </dev/null >"$log" 2>&1 || {
     tail -n 15 "$log" >&2
     fail 69 "rsyslog and syslog-ng could not be fetched" "Read the lines above and $log, then run this again"
   }
