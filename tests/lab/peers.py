@@ -31,6 +31,11 @@ class Link(StrEnum):
     RSYSLOG_RELP = "rsyslog-relp"
     SYSLOG_NG = "syslog-ng"
 
+    @property
+    def package(self) -> str:
+        """The Debian package that brings it."""
+        return "syslog-ng-core" if self is Link.SYSLOG_NG else self.value
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -67,18 +72,18 @@ class Peer:
         return self._rsyslogd(_rsyslog_receiver(self, output))
 
     def _rsyslogd(self, config: str) -> Daemon:
-        program, libraries = _unpacked("usr/sbin/rsyslogd"), _libraries()
+        program, libraries = _unpacked("usr/sbin/rsyslogd", self.link), _libraries(self.link)
         argv = [str(program), "-n", "-iNONE", "-M", str(libraries / "rsyslog"), "-f", str(self._config(config))]
         return Daemon(argv, log_path=self.folder / "output", env={"LD_LIBRARY_PATH": str(libraries)})
 
     def _syslog_ng(self, template: str, *, host: str | None, **paths: Path) -> Daemon:
-        program, modules = _unpacked("usr/sbin/syslog-ng"), _unpacked("usr/lib/syslog-ng")
+        program, modules = _unpacked("usr/sbin/syslog-ng", self.link), _unpacked("usr/lib/syslog-ng", self.link)
         values = {"files": self.files, "port": self.port, "host": host or "localhost", "bytes": _MESSAGE_BYTES, **paths}
         config = self._config(template.format(**values))
         argv = [str(program), "-F", "-f", str(config), "--module-path", str(next(modules.glob("[0-9]*")))]
         own = {"--persist-file": "persist", "--control": "control", "--pidfile": "pid"}
         argv += [f"{option}={self.folder / name}" for option, name in own.items()]
-        env = {"LD_LIBRARY_PATH": f"{_libraries()}:{modules}"}
+        env = {"LD_LIBRARY_PATH": f"{_libraries(self.link)}:{modules}"}
         return Daemon([*argv, "--no-caps", "--stderr"], log_path=self.folder / "output", env=env)
 
     def _config(self, text: str) -> Path:
@@ -88,7 +93,7 @@ class Peer:
         return path
 
 
-def _unpacked(name: str) -> Path:
+def _unpacked(name: str, link: Link) -> Path:
     """Find what the packages brought.
 
     Raises:
@@ -97,14 +102,14 @@ def _unpacked(name: str) -> Path:
     path = cache_folder() / "peers" / name
     if not (cache_folder() / "peers" / "complete").exists() or not path.exists():
         raise MissingPart(
-            "Debian's rsyslog, rsyslog-gnutls, rsyslog-openssl, rsyslog-relp or syslog-ng-core is not unpacked",
+            f"Debian's package {link.package} is not unpacked for the lab",
             "Run as root: scripts/setup peers",
         )
     return path
 
 
-def _libraries() -> Path:
-    return _unpacked("usr/lib") / f"{os.uname().machine}-linux-gnu"
+def _libraries(link: Link) -> Path:
+    return _unpacked("usr/lib", link) / f"{os.uname().machine}-linux-gnu"
 
 
 def _rsyslog_global(peer: Peer) -> str:
