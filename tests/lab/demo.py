@@ -53,7 +53,8 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="end after the attack")
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output at the end")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts background jobs with SIGINT ignored
+        signal.signal(number, _interrupt)
     demo = Demo(quiet_stdout=options.json)
     try:
         with ExitStack() as stack:
