@@ -10,7 +10,7 @@ with `--json` standard output holds one JSON object and nothing else, and progre
 `setup_secs` runs from the start of scripts/demo to the third decky ready for its first login.
 
 Everything lives in one temporary folder, one Docker engine of its own and one network namespace. Ctrl-C and SIGTERM
-remove them; after a `kill -9` the kernel ends the processes, and the next run removes the rest.
+remove them; after a `kill -9` the kernel ends the processes, and a janitor process removes the rest.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any
 
 from decnet_core.errors import DecnetError
 from decnet_core.program import print_error
+from tests.lab import janitor
 from tests.lab.attack import Expectation, Target, visit
 from tests.lab.engine import LabEngine
 from tests.lab.image import ensure_images
@@ -93,6 +94,7 @@ class Demo:
         ensure_images(engine, self.say)
         lan = stack.enter_context(Lan())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="decnet-demo-")))
+        stack.enter_context(janitor.watching(folder))
         self._site = site = stack.enter_context(Site(folder, engine.docker_host, lan, progress=self.say))
         self.say(f"deploying {DECKIES} SSH deckies")
         site.master_cli("deploy", "--count", str(DECKIES), "--service", "ssh", "--json")
