@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]
 SSH = "decky-ssh:bookworm"
 ROOTFS = "decky-rootfs-of-a-test:bookworm"
 BASE = "decky-base-of-a-test:bookworm"
+KEPT = "decky-ssh-kept-by-a-test:bookworm"
 
 
 def engine_of(lab_engine: LabEngine, rootfs: str) -> Engine:
@@ -41,12 +42,13 @@ def client(lab_engine: LabEngine, decky_image: str) -> Iterator[docker.DockerCli
     if not rootfs.exists():
         pytest.skip(f"missing: {rootfs}. The images were not built on this machine")
     client = lab_engine.client()
-    kept = client.images.get(decky_image)
+    # An engine that loaded the image, instead of building it, forgets it with its last name.
+    client.images.get(decky_image).tag(KEPT)
     client.api.import_image_from_file(str(rootfs), repository=ROOTFS.partition(":")[0], tag=SUITE)
     client.images.remove(decky_image, noprune=True)
     yield client
-    kept.tag(SSH)
-    for name in (BASE, ROOTFS):
+    client.images.get(KEPT).tag(SSH)
+    for name in (BASE, ROOTFS, KEPT):
         try:
             client.images.remove(name, force=True, noprune=True)
         except docker.errors.ImageNotFound:
