@@ -16,8 +16,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -87,18 +88,31 @@ class _Role:
 
 
 class _Forgiving:
-    """A text stream whose failures to write are nobody's business."""
+    """A text stream whose failures to write are nobody's business.
+
+    A pipe whose reader went away stays so; it is replaced by /dev/null, or what is still buffered would fail once more
+    when the interpreter ends, and turn a good exit code into 120.
+    """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
     def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            self._out.write(text)
+        self._try(lambda: self._out.write(text))
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._out.flush()
+        self._try(self._out.flush)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except BrokenPipeError:
+            with contextlib.suppress(OSError):
+                nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+                os.dup2(nowhere, self._out.fileno())
+                os.close(nowhere)
+        except OSError:
+            pass
 
 
 def _dumps(value: Any, **options: Any) -> str:
