@@ -51,6 +51,7 @@ async def test_an_unknown_name_costs_as_much_as_a_known_one(anyone: httpx.AsyncC
     assert spent["nobody"] > spent["admin"] / 4
 
 
+@pytest.mark.slow
 async def test_logins_are_limited(anyone: httpx.AsyncClient) -> None:
     answers = [await log_in(anyone, "admin", "wrong") for _ in range(12)]
     assert answers[-1].status_code == 429

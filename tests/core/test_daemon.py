@@ -154,6 +154,7 @@ run_program(lambda: asyncio.run(daemon.run({"a": worker})))
 """
 
 
+@pytest.mark.slow
 def test_a_cancellation_that_gets_lost_in_a_task_is_repeated():
     for _ in range(8):  # nine of ten signals meet a failing child
         with Program(FORGETFUL) as program:

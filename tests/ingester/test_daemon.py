@@ -17,6 +17,8 @@ from tests.ingester.journals import a_line, all_rows, append, until, until_read
 from tests.lab.postgres import PostgresCluster
 from tests.lab.processes import Daemon
 
+pytestmark = pytest.mark.slow  # each starts, kills and awaits real daemons for seconds
+
 
 def _resident_mb(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
@@ -27,7 +29,7 @@ def _largest_file_bytes(folder: Path) -> int:
     return max(path.stat().st_size for path in folder.glob("decnet.sqlite3*"))
 
 
-@pytest.mark.parametrize(("lines", "kills"), [(5_000, 2), pytest.param(50_000, 6, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("lines", "kills"), [(5_000, 2), (50_000, 6)])
 async def test_killed_again_and_again_it_stores_each_line_once_and_in_order(
     store: Store, writer: JournalWriter, daemon: Daemon, lines: int, kills: int
 ) -> None:

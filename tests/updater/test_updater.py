@@ -160,6 +160,7 @@ def test_a_head_without_end_is_refused(updater, master):
         assert b" 400 " in secured.recv(1024).splitlines()[0]
 
 
+@pytest.mark.slow
 def test_it_stops_at_once_with_a_connection_open(home, master):
     with Daemon(SERVE, log_path=home / "stopped.log", env=environment(home)) as daemon:
         daemon.port = _port(daemon)
