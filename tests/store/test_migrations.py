@@ -14,7 +14,8 @@ from decnet_core.errors import ConfigError, RetryLater, Unavailable
 from decnet_master.store import Store, migrate
 from decnet_master.store.engine import Database, database_url
 from decnet_master.store.migration import alembic_config, walk
-from decnet_master.store.schema import HEAD, metadata
+from decnet_master.store.revision import HEAD
+from decnet_master.store.schema import metadata
 from tests.store.samples import NOW as _NOW
 
 

@@ -1,23 +1,32 @@
 """The master's database, the only room that knows SQL.
 
-`Store.open(url)` gives one room per noun: `hosts`, `fleet`, `events`, `users`, `ingest`. Each method is one
-transaction. What comes out are frozen values, never rows; what goes wrong is a `decnet_core.errors` error:
+`Store.open(url)` gives one room per noun: `hosts`, `fleet`, `events`, `users`, `ingest`, `shipping`. Each method is
+one transaction. What comes out are frozen values, never rows; what goes wrong is a `decnet_core.errors` error:
 
 - `RetryLater`: the database is away, locked or full; nothing was written, come again.
 - `Unavailable`: it cannot be used as it is configured.
 - `ConfigError`: its schema is not this release's; `decnet-master init` migrates.
 
 `migrate(url)` creates or updates the schema; it alone imports alembic, and only when it is called.
+
+The names below are loaded when they are first used: the listener comes in by `store.doorbook` alone, which needs no
+SQLAlchemy, a third of what that process may hold.
 """
 
-from decnet_master.store.events import NewEvent
-from decnet_master.store.fleet import PlacedDecky
-from decnet_master.store.hosts import Host
-from decnet_master.store.ingest import DeadLetter
-from decnet_master.store.joining import HostStatus, IssuedCertificate, Redemption
-from decnet_master.store.migration import migrate
-from decnet_master.store.store import Store
-from decnet_master.store.users import User, UserRole
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decnet_master.store.events import NewEvent
+    from decnet_master.store.fleet import PlacedDecky
+    from decnet_master.store.hosts import Host
+    from decnet_master.store.ingest import DeadLetter
+    from decnet_master.store.joining import HostStatus, IssuedCertificate, Redemption
+    from decnet_master.store.migration import migrate
+    from decnet_master.store.store import Store
+    from decnet_master.store.users import User, UserRole
 
 __all__ = [
     "DeadLetter",
@@ -32,3 +41,24 @@ __all__ = [
     "UserRole",
     "migrate",
 ]
+
+_HOMES = {
+    "DeadLetter": "ingest",
+    "Host": "hosts",
+    "HostStatus": "joining",
+    "IssuedCertificate": "joining",
+    "NewEvent": "events",
+    "PlacedDecky": "fleet",
+    "Redemption": "joining",
+    "Store": "store",
+    "User": "users",
+    "UserRole": "users",
+    "migrate": "migration",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name's module (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection
 
 from decnet_master.store.engine import Database, create_file, database_url
-from decnet_master.store.schema import HEAD
+from decnet_master.store.revision import HEAD
 
 if TYPE_CHECKING:
     from alembic.config import Config

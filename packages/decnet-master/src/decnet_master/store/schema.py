@@ -35,9 +35,6 @@ from sqlalchemy import (
     Text,
 )
 
-HEAD = "0001"
-"""The newest migration; a test holds it to the migrations' own head, so that opening a store needs no alembic."""
-
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",

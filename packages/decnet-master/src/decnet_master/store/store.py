@@ -13,7 +13,7 @@ from decnet_master.store.events import Events
 from decnet_master.store.fleet import Fleet
 from decnet_master.store.hosts import Hosts
 from decnet_master.store.ingest import Ingest
-from decnet_master.store.schema import HEAD
+from decnet_master.store.revision import HEAD
 from decnet_master.store.users import Users
 
 
