@@ -1,7 +1,8 @@
 """The master's database, the only room that knows SQL.
 
-`Store.open(url)` gives one room per noun: `hosts`, `fleet`, `events`, `users`, `ingest`, `shipping`. Each method is
-one transaction. What comes out are frozen values, never rows; what goes wrong is a `decnet_core.errors` error:
+`Store.open(url)` gives one room per noun: `hosts`, `certificates`, `tokens`, `fleet`, `events`, `users`, `ingest`,
+`shipping`. Each method is one transaction. What comes out are frozen values, never rows; what goes wrong is a
+`decnet_core.errors` error:
 
 - `RetryLater`: the database is away, locked or full; nothing was written, come again.
 - `Unavailable`: it cannot be used as it is configured.
@@ -19,6 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from decnet_master.store.certificates import Renewed, Standing
     from decnet_master.store.events import NewEvent
     from decnet_master.store.fleet import PlacedDecky
     from decnet_master.store.hosts import Host
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from decnet_master.store.joining import HostStatus, IssuedCertificate, Redemption
     from decnet_master.store.migration import migrate
     from decnet_master.store.store import Store
+    from decnet_master.store.tokens import Token, TokenState
     from decnet_master.store.users import User, UserRole
 
 __all__ = [
@@ -36,7 +39,11 @@ __all__ = [
     "NewEvent",
     "PlacedDecky",
     "Redemption",
+    "Renewed",
+    "Standing",
     "Store",
+    "Token",
+    "TokenState",
     "User",
     "UserRole",
     "migrate",
@@ -50,7 +57,11 @@ _HOMES = {
     "NewEvent": "events",
     "PlacedDecky": "fleet",
     "Redemption": "joining",
+    "Renewed": "certificates",
+    "Standing": "certificates",
     "Store": "store",
+    "Token": "tokens",
+    "TokenState": "tokens",
     "User": "users",
     "UserRole": "users",
     "migrate": "migration",

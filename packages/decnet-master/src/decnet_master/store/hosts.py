@@ -55,7 +55,8 @@ class Hosts:
     async def create(self, name: str, token_id: str, token_hash: str, expires_at: datetime, now: datetime) -> Host:
         """Enrol a host and store its token.
 
-        A name may be enrolled again when it was decommissioned, or when it never joined and its token has ended.
+        A name may be enrolled again when it was decommissioned, or when it never joined and its token has ended or was
+        revoked.
 
         Raises:
             Conflict: the name is taken.
@@ -72,7 +73,13 @@ class Hosts:
                     blank = dict.fromkeys(("address", "agent_port", "updater_port", "version", "enrolled_at"))
                     change = update(hosts).where(hosts.c.name == storable(name)).values(**values, **blank, seen_at=None)
                     await connection.execute(change)
-                token = {"id": token_id, "secret_hash": token_hash, "host": name, "expires_at": micros(expires_at)}
+                token: dict[str, object] = {
+                    "id": token_id,
+                    "secret_hash": token_hash,
+                    "host": name,
+                    "expires_at": micros(expires_at),
+                }
+                token["created_at"] = micros(now)
                 await connection.execute(insert(join_tokens).values(token))
         except IntegrityError:  # somebody else created the same name at the same moment
             raise _taken(name) from None
@@ -180,7 +187,10 @@ async def _clear_for_another(connection: AsyncConnection, name: str, status: Hos
         raise _taken(name)
     if status is HostStatus.ENROLLED:
         query = select(join_tokens.c.id).where(
-            join_tokens.c.host == name, join_tokens.c.used_at.is_(None), join_tokens.c.expires_at > micros(now)
+            join_tokens.c.host == name,
+            join_tokens.c.used_at.is_(None),
+            join_tokens.c.revoked_at.is_(None),
+            join_tokens.c.expires_at > micros(now),
         )
         if (await connection.execute(query)).first() is not None:
             raise _taken(name)

@@ -7,7 +7,7 @@ the same moment exactly one wins. It knows nothing of how certificates are made.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -40,19 +40,29 @@ class IssuedCertificate:
         fingerprint: SHA-256 of the DER form, 64 hex digits.
         identity: `role@host`.
         not_after: its end, aware UTC.
+        serial: its serial number in hex.
+        key_digest: SHA-256 of its public key, by which a repeated request is known.
+        issuer: the fingerprint of the CA that signed it.
+        pem: the certificate, for a repeated request.
+
+    The last four are empty where they were not recorded: of a certificate issued by an older release.
     """
 
     fingerprint: str
     identity: str
     not_after: datetime
+    serial: str = ""
+    key_digest: str = ""
+    issuer: str = ""
+    pem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Redemption:
-    """What joining gave: the reply (JSON text), where the worker is reached, and its certificates."""
+    """What joining gave: the reply (JSON text), where the worker is reached (None: not known), and its certificates."""
 
     reply: str
-    address: str
+    address: str | None
     agent_port: int
     updater_port: int
     version: str
@@ -78,6 +88,8 @@ async def redeem(
     status = (await connection.execute(query)).scalar_one()
     if token.used_at is not None:
         return _reply_again(token, csr_digest, status)
+    if token.revoked_at is not None:
+        raise TrustError("This join token was revoked", ANOTHER_TOKEN)
     if status != HostStatus.ENROLLED or micros(now) >= token.expires_at:
         raise TrustError("This join token has ended", ANOTHER_TOKEN)
     redemption = issue(token.host)
@@ -99,22 +111,33 @@ async def _record(connection: AsyncConnection, name: str, redemption: Redemption
     await connection.execute(
         change.values(
             status=HostStatus.ACTIVE.value,
-            address=storable(redemption.address),
+            address=None if redemption.address is None else storable(redemption.address),
             agent_port=redemption.agent_port,
             updater_port=redemption.updater_port,
             version=storable(redemption.version),
             enrolled_at=micros(now),
         )
     )
+    await record_certificates(connection, name, redemption.certificates, now)
+
+
+async def record_certificates(
+    connection: AsyncConnection, host: str, issued: Sequence[IssuedCertificate], now: datetime
+) -> None:
+    """Write down what was issued to a host, in the transaction of the issuing."""
     rows = [
         {
             "fingerprint": certificate.fingerprint,
             "identity": certificate.identity,
-            "host": name,
+            "host": host,
             "issued_at": micros(now),
             "not_after": micros(certificate.not_after),
+            "serial": certificate.serial or None,
+            "key_digest": certificate.key_digest or None,
+            "issuer": certificate.issuer or None,
+            "pem": certificate.pem or None,
         }
-        for certificate in redemption.certificates
+        for certificate in issued
     ]
     if rows:
         await connection.execute(insert(certificates), rows)

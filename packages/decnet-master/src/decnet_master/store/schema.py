@@ -15,7 +15,7 @@ reader who has seen `seq` n never misses a smaller one. Gaps mean nothing: a tra
 Indexes serve paging: each filter column is followed by `seq`. Columns that are indexed are bounded before they come
 here (PostgreSQL refuses an index entry above 2,704 bytes); the ingester sees to that.
 
-The first migration holds the same tables in alembic's words; a test compares the two.
+The migrations hold the same tables in alembic's words; a test compares the two.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ join_tokens = Table(
     Column("used_at", BigInteger),
     Column("csr_digest", Text),
     Column("reply", Text),
+    Column("created_at", BigInteger),
+    Column("revoked_at", BigInteger),
 )
 
 certificates = Table(
@@ -84,6 +86,12 @@ certificates = Table(
     Column("issued_at", BigInteger, nullable=False),
     Column("not_after", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
+    Column("serial", Text),
+    Column("key_digest", Text),
+    Column("issuer", Text),
+    Column("pem", Text),
+    Column("seen_at", BigInteger),
+    Index(None, "identity", "key_digest"),
 )
 
 generations = Table(

@@ -8,12 +8,14 @@ from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 
 from decnet_core.errors import ConfigError
+from decnet_master.store.certificates import Certificates
 from decnet_master.store.engine import CONNECTIONS, Database, database_url, require_file
 from decnet_master.store.events import Events
 from decnet_master.store.fleet import Fleet
 from decnet_master.store.hosts import Hosts
 from decnet_master.store.ingest import Ingest
 from decnet_master.store.revision import HEAD
+from decnet_master.store.tokens import Tokens
 from decnet_master.store.users import Users
 
 
@@ -23,6 +25,8 @@ class Store:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.hosts = Hosts(database)
+        self.certificates = Certificates(database)
+        self.tokens = Tokens(database)
         self.fleet = Fleet(database)
         self.events = Events(database)
         self.users = Users(database)
