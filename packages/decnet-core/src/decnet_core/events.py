@@ -58,6 +58,8 @@ class EventType(StrEnum):
     COMMAND_RUN = "command.run"
     FILE_CAPTURED = "file.captured"
     EVIDENCE_DROPPED = "evidence.dropped"
+    WORKER_SILENT = "worker.silent"
+    WORKER_HEARD = "worker.heard"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,12 @@ CATALOGUE: Mapping[EventType, EventSpec] = MappingProxyType(
         ),
         EventType.EVIDENCE_DROPPED: EventSpec(
             "A sensor had to give up evidence; the count says how much", 2, ("count", "reason")
+        ),
+        EventType.WORKER_SILENT: EventSpec(
+            "Nothing came any more from a worker that should ship; told by the master", 2, ("since", "silent_secs")
+        ),
+        EventType.WORKER_HEARD: EventSpec(
+            "A worker that was silent is heard again; told by the master", 5, ("since", "silent_secs")
         ),
     }
 )

@@ -15,6 +15,7 @@ from decnet_master.store.fleet import Fleet
 from decnet_master.store.hosts import Hosts
 from decnet_master.store.ingest import Ingest
 from decnet_master.store.revision import HEAD
+from decnet_master.store.shipping import Shipping
 from decnet_master.store.tokens import Tokens
 from decnet_master.store.users import Users
 
@@ -31,6 +32,7 @@ class Store:
         self.events = Events(database)
         self.users = Users(database)
         self.ingest = Ingest(database)
+        self.shipping = Shipping(database)
 
     @classmethod
     async def open(cls, url: str, connections: int = CONNECTIONS) -> Self:
