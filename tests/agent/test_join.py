@@ -22,7 +22,7 @@ from decnet_core.enrolment import ENROLMENT_FILE, JoinToken
 from decnet_core.errors import ConfigError, Conflict, TrustError, Unavailable
 from decnet_core.identity import MASTER, WORKER_ROLES, Identity, Role
 from decnet_core.pki.keystore import KeyStore
-from decnet_core.pki.tls import server_context
+from decnet_core.pki.tls import Clients, server_context
 from decnet_master.enrolment.tokens import TokenMint
 from decnet_master.store import Store
 from decnet_master.swarmctl import app as swarmctl
@@ -213,7 +213,7 @@ class Impostor:
     def __init__(self, folder: Path, shown: bytes | None = None) -> None:
         ca = Ca.make(name="Impostor")
         self._shown = ca.pem if shown is None else shown
-        self._tls = server_context(lay_down(folder / "impostor", ca, MASTER), client_required=False)
+        self._tls = server_context(lay_down(folder / "impostor", ca, MASTER), clients=Clients.STRANGERS)
         self._server: asyncio.Server | None = None
         self.heard = b""
 

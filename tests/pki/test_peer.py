@@ -150,7 +150,7 @@ async def test_older_tls_never_reaches_the_application(master, agent):
 
 
 async def test_enrolment_has_no_peer(master):
-    async with Served(tls.server_context(master, client_required=False)) as server:
+    async with Served(tls.server_context(master, clients=tls.Clients.STRANGERS)) as server:
         assert await server.get(tls.client_context(None, master.ca)) == "The peer presented no certificate"
         assert server.refused == []
 

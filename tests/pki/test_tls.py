@@ -10,7 +10,7 @@ import pytest
 from decnet_core.errors import TrustError
 from decnet_core.identity import MASTER
 from decnet_core.pki import certificates, tls
-from decnet_core.pki.tls import client_context, reload, server_context, unverified_context
+from decnet_core.pki.tls import client_context, server_context, unverified_context
 from tests.pki.world import AGENT, DAY, LOGSHIP, SERVER, WAIT_SECS, Ca, Echo, lay_down, now
 
 # What a refused client sees: an alert, a reset or an early end.
@@ -109,14 +109,24 @@ async def test_older_tls_is_refused(master, agent):
 
 
 async def test_enrolment_asks_for_no_certificate(master, agent):
-    async with Echo(server_context(master, client_required=False)) as server:
+    async with Echo(server_context(master, clients=tls.Clients.STRANGERS)) as server:
         assert await server.hear(client_context(None, master.ca)) == b"hello\n"
         assert await server.hear(client_context(agent, master.ca)) == b"hello\n"
         assert [transport.get_extra_info("peercert") for transport in server.transports] == [None, None]
 
 
+async def test_who_is_asked_may_show_nothing_but_nothing_foreign(master, agent, impostor, tmp_path):
+    foreign = impostor.files(tmp_path / "impostor", AGENT)
+    async with Echo(server_context(master, clients=tls.Clients.ASKED)) as server:
+        assert await server.hear(client_context(None, master.ca)) == b"hello\n"
+        assert await server.hear(client_context(agent, master.ca)) == b"hello\n"
+        assert [bool(transport.get_extra_info("peercert")) for transport in server.transports] == [False, True]
+        with pytest.raises(REFUSED):
+            await server.hear(client_context(foreign, master.ca))
+
+
 async def test_a_stranger_can_be_asked_for_its_ca(master):
-    async with Echo(server_context(master, client_required=False)) as server:
+    async with Echo(server_context(master, clients=tls.Clients.STRANGERS)) as server:
         assert await server.hear(unverified_context(), "anything") == b"hello\n"
     async with Echo(server_context(master)) as server:
         with pytest.raises(REFUSED):
@@ -149,51 +159,6 @@ async def test_alpn_is_offered_not_demanded(master, agent, offered, chosen):
     async with Echo(server_context(master, alpn=["decnet-log/1"])) as server:
         assert await server.hear(client_context(agent, agent.ca, alpn=offered)) == b"hello\n"
         assert server.transports[0].get_extra_info("ssl_object").selected_alpn_protocol() == chosen
-
-
-async def test_a_renewed_certificate_serves_the_next_handshake(master, agent, ca, tmp_path):
-    context = server_context(master)
-    renewed = ca.files(tmp_path / "renewed", MASTER)
-    checking = client_context(agent, agent.ca)
-    async with Echo(context) as server:
-        seen = []
-        for _ in range(2):
-            async with asyncio.timeout(WAIT_SECS):
-                reader, writer = await asyncio.open_connection(
-                    "127.0.0.1", server.port, ssl=checking, server_hostname="decnet-master"
-                )
-                await reader.readline()
-                seen.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
-                writer.transport.abort()
-            reload(context, renewed)
-    expected = [ssl.PEM_cert_to_DER_cert(files.certificate.read_text()) for files in (master, renewed)]
-    assert seen == expected
-
-
-async def test_a_new_root_is_trusted_from_the_next_handshake(master, impostor, ca, tmp_path):
-    context = server_context(master)
-    newcomer = client_context(impostor.files(tmp_path / "newcomer", AGENT), master.ca)
-    async with Echo(context) as server:
-        with pytest.raises(REFUSED):
-            await server.hear(newcomer)
-        master.ca.write_bytes(ca.pem + impostor.pem)
-        reload(context, master)
-        assert await server.hear(newcomer) == b"hello\n"
-
-
-@pytest.mark.parametrize("stale", ["key", "certificate", "ca"])
-async def test_a_reload_that_fails_keeps_serving(master, agent, ca, tmp_path, stale):
-    """One file of three is of another moment: a certificate loaded before its key would cost a live context its key."""
-    context = server_context(master)
-    renewed = ca.files(tmp_path / "renewed", MASTER)
-    if stale == "ca":
-        renewed.ca.unlink()
-    else:
-        getattr(renewed, stale).write_bytes(getattr(master, stale).read_bytes())
-    with pytest.raises(TrustError):
-        reload(context, renewed)
-    async with Echo(context) as server:
-        assert await server.hear(client_context(agent, agent.ca)) == b"hello\n"
 
 
 def test_an_encrypted_key_is_an_error_not_a_prompt(master):

@@ -6,6 +6,7 @@
     │   ├── LocalProtocolError                   our own bug: we were about to send or write them
     │   └── RemoteProtocolError                  the peer's: it sent them, or the file holds them
     ├── TrustError                      exit 77  an identity is missing, expired, foreign or not allowed
+    │   └── IdentityEnded                        our own certificate's time is over
     ├── Unavailable                     exit 69  something we need does not answer now
     │   └── RetryLater                  exit 75  … and is known to come back by itself (a full disk, a busy peer)
     ├── Conflict                        exit 5   the state of the world forbids it (name taken, older generation)
@@ -72,6 +73,10 @@ class TrustError(DecnetError):
     """An identity is missing, unreadable, expired, signed by a stranger or not allowed to do this."""
 
     exit_code = ExitCode.TRUST
+
+
+class IdentityEnded(TrustError):
+    """The certificate of an identity of ours is not valid any more: it was not renewed in time."""
 
 
 class Unavailable(DecnetError):

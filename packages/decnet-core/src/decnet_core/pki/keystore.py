@@ -15,7 +15,7 @@ TLS library alone, in a few milliseconds and 1 MB. Reading the certificate with 
 daemon 13 MB for good, and notes kept beside the certificate could disagree with it. Only `create_key` imports
 `cryptography`.
 
-It neither asks for certificates nor decides when to renew.
+It neither asks for certificates nor decides when to renew; daemons follow the link by `decnet_core.pki.live`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decnet_core.errors import ConfigError, RemoteProtocolError, TrustError
+from decnet_core.errors import ConfigError, IdentityEnded, RemoteProtocolError, TrustError
 from decnet_core.identity import Identity, Role, identity_of_peer
 from decnet_core.pki.der import Usage, fingerprint, usages
 from decnet_core.pki.durable import PUBLIC_MODE, SECRET_MODE, create_file, replace_file, sync_folder
@@ -119,7 +119,7 @@ class KeyStore:
             replace_file(pending / CA_FILE, ca_pem, PUBLIC_MODE)
             proved = _prove(_files_in(pending), role, now)
             folder = self._directory / f"{role}.{proved.fingerprint[:16]}"
-            before = self._target(role)
+            before = self.in_use(role)
             if folder.resolve() != before:
                 self._copy(pending, folder)
                 self._switch(role, folder)
@@ -133,10 +133,11 @@ class KeyStore:
         """Return the identity in use, proved.
 
         Raises:
-            TrustError: missing, unreadable, open to others, expired, not yet valid, of another role, or key,
-                certificate and CA do not belong together.
+            IdentityEnded: expired.
+            TrustError: missing, unreadable, open to others, not yet valid, of another role, or key, certificate and
+                CA do not belong together.
         """
-        folder = self._target(role)
+        folder = self.in_use(role)
         if folder is None:
             raise TrustError(
                 f"This host has no {role} identity in {self._directory}",
@@ -146,10 +147,14 @@ class KeyStore:
             )
         return _prove(_files_in(folder), role, now)
 
-    def _pending(self, role: Role) -> Path:
-        return self._directory / f"{role}.pending"
+    def in_use(self, role: Role) -> Path | None:
+        """Return the folder that the role's link leads to, None when there is no such identity.
 
-    def _target(self, role: Role) -> Path | None:
+        A renewal always leads it to another one, so that who remembers it knows of a change.
+
+        Raises:
+            TrustError: this user may not look.
+        """
         try:
             return (self._directory / role).resolve(strict=True)
         except FileNotFoundError:
@@ -159,6 +164,9 @@ class KeyStore:
                 f"The {role} identity in {self._directory} cannot be read",
                 "Run as the user whom the folder belongs to, or as root.",
             ) from error
+
+    def _pending(self, role: Role) -> Path:
+        return self._directory / f"{role}.pending"
 
     def _drop_finished(self, role: Role) -> None:
         """Forget a pending key that is in use already: a crash came after the switch."""
@@ -219,7 +227,7 @@ def _prove(files: IdentityFiles, role: Role, now: datetime) -> StoredIdentity:
             f"The certificate of {identity} is not valid before {not_before.isoformat()}", "Set this host's clock."
         )
     if now > not_after:
-        raise TrustError(f"The certificate of {identity} expired at {not_after.isoformat()}", advice)
+        raise IdentityEnded(f"The certificate of {identity} expired at {not_after.isoformat()}", advice)
     return StoredIdentity(identity, files, not_before, not_after, fingerprint(der))
 
 

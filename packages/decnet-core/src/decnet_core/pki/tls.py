@@ -12,8 +12,8 @@ What OpenSSL does not check, `decnet_core.peer` does: the identity, and that the
 In TLS 1.3 a client's handshake succeeds before the server has looked at its certificate: a refused client learns it
 from its first read.
 
-`reload` puts a renewed certificate into a context that serves. New roots are added by it, old ones stay until the
-process starts again. Established connections keep what they agreed on.
+A context is never changed once it serves: roots can be added to a live one, not taken away. What serves while its
+certificate and its roots change is made by `decnet_core.pki.live`. Established connections keep what they agreed on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from decnet_core.errors import TrustError
@@ -29,6 +30,17 @@ READ_BUFFER_BYTES = 64 * 1024
 """An idle asyncio connection costs 104 KiB with it and 296 KiB with the default of 256 KiB, at the same throughput."""
 
 _JOIN_FIRST = "Run `decnet-agent join` first; on the master, `decnet-master init`."
+
+
+class Clients(Enum):
+    """What a server wants of those who call; the value is the TLS library's word for it."""
+
+    REQUIRED = ssl.CERT_REQUIRED
+    """A certificate of the private CA."""
+    ASKED = ssl.CERT_OPTIONAL
+    """Nothing, but a certificate that is shown must be one of the private CA (joining and renewing at one port)."""
+    STRANGERS = ssl.CERT_NONE
+    """Nothing, and none is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +52,14 @@ class IdentityFiles:
     ca: Path
 
 
-def server_context(files: IdentityFiles, *, client_required: bool = True, alpn: Sequence[str] = ()) -> ssl.SSLContext:
+def server_context(
+    files: IdentityFiles, *, clients: Clients = Clients.REQUIRED, alpn: Sequence[str] = ()
+) -> ssl.SSLContext:
     """Build the context of a server.
 
     Args:
         files: the server's identity.
-        client_required: demand a certificate of the private CA; otherwise none is asked for (enrolment only).
+        clients: what is wanted of those who call.
         alpn: protocols offered, best first; a client that names none of them is served without.
 
     Raises:
@@ -54,7 +68,7 @@ def server_context(files: IdentityFiles, *, client_required: bool = True, alpn: 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context, alpn)
     context.num_tickets = 0
-    context.verify_mode = ssl.CERT_REQUIRED if client_required else ssl.CERT_NONE
+    context.verify_mode = clients.value
     _load_identity(context, files)
     _load_roots(context, files.ca)
     return context
@@ -90,19 +104,6 @@ def unverified_context() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def reload(context: ssl.SSLContext, files: IdentityFiles) -> None:
-    """Make new handshakes of a live context use these files; on an error it keeps serving with the old ones.
-
-    Raises:
-        TrustError: the files are missing, unreadable or do not belong together.
-    """
-    # Proved on a context of nobody: a mismatch found half-way would leave the live one without a key.
-    rehearsal = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    for target in (rehearsal, context):
-        _load_identity(target, files)
-        _load_roots(target, files.ca)
 
 
 def bound_connection_memory(read_buffer_bytes: int = READ_BUFFER_BYTES) -> None:

@@ -17,7 +17,7 @@ from decnet_core import daemon
 from decnet_core.daemon import Ready
 from decnet_core.endpoints import Endpoint, listen
 from decnet_core.errors import ConfigError
-from decnet_core.pki.tls import client_context, server_context
+from decnet_core.pki.tls import Clients, client_context, server_context
 from decnet_master import installation, secret_files
 from decnet_master.enrolment.registrar import Registrar
 from decnet_master.enrolment.routes import LIMITS, endpoint
@@ -71,7 +71,7 @@ class App:
                     address=Endpoint.parse(settings.controller_address),
                     token_minutes=settings.token_minutes,
                 )
-                tls = server_context(identity.files, client_required=False)
+                tls = server_context(identity.files, clients=Clients.STRANGERS)
                 async with asyncio.TaskGroup() as group:
                     group.create_task(serve(control, self.controller_socket, ready=self.ready))
                     group.create_task(
