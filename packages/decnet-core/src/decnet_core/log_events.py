@@ -12,4 +12,5 @@ LOG_EVENTS: dict[str, str] = {
     "child.start_failed": "a supervised program could not be started at all: it is missing or may not be executed",
     "child.exited": "a supervised program ended and is started again after a delay",
     "child.given_up": "an optional program cannot run as it is configured; the rest goes on without it",
+    "descriptor.refused": "a supervised program wanted more open files kept than it may, or under no proper name",
 }

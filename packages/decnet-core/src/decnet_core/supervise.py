@@ -9,6 +9,9 @@ A supervisor is up when its children are: each child is given a notification soc
 manager's (`notify.Notices`), says READY=1 there, and is believed by its pid. An optional child that ends
 before it was up is not waited for.
 
+A child with `kept_descriptors` may leave open files with us (`descriptors`), which its next process inherits: what the
+kernel holds there outlives the child, but never the supervisor.
+
 It does not redirect output: children write to the supervisor's standard error, whose lines carry their role.
 """
 
@@ -26,6 +29,7 @@ from dataclasses import dataclass
 import structlog
 
 from decnet_core.daemon import SUPERVISOR_PID
+from decnet_core.descriptors import INHERITED, DescriptorStore
 from decnet_core.errors import DecnetError, ExitCode
 from decnet_core.notify import Notices
 
@@ -47,11 +51,16 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A program to keep running."""
+    """A program to keep running.
+
+    Attributes:
+        kept_descriptors: the most open files that it may leave with us.
+    """
 
     name: str
     argv: Sequence[str]
     optional: bool = False
+    kept_descriptors: int = 0
 
 
 class ChildFailed(DecnetError):
@@ -71,18 +80,28 @@ async def keep_running(
     Raises:
         ChildFailed: it cannot run as it is configured (never for an optional one, which is given up).
     """
+    store = DescriptorStore(child.kept_descriptors)
+    try:
+        await _keep_running(child, environment, _Once(up), store)
+    finally:
+        store.close()
+
+
+async def _keep_running(
+    child: Child, environment: Mapping[str, str] | None, told: Callable[[], None], store: DescriptorStore
+) -> None:
     delay_secs = FIRST_DELAY_SECS
     conflicts = 0
-    told = _Once(up)
     while True:
         started = time.monotonic()
-        code = await _run_once(child, environment, told)
+        code = await _run_once(child, environment, told, store)
         if child.optional:
             told()
         conflicts = conflicts + 1 if code == ExitCode.CONFLICT else 0
         if code in _HOPELESS or conflicts == CONFLICT_ATTEMPTS:
             if child.optional:
                 log.warning("child.given_up", child=child.name, exit_code=code)
+                store.close()
                 return await asyncio.Event().wait()  # type: ignore[return-value]  # never comes back
             failure = ChildFailed(f"{child.name} ended with exit code {code}", "Its own message stands above.")
             failure.exit_code = ExitCode(code)
@@ -107,25 +126,31 @@ class _Once:
             self._function()
 
 
-async def _run_once(child: Child, environment: Mapping[str, str] | None, up: Callable[[], None]) -> int:
+async def _run_once(
+    child: Child, environment: Mapping[str, str] | None, up: Callable[[], None], store: DescriptorStore
+) -> int:
     with Notices() as notices:
         surroundings = {**os.environ, **(environment or {}), SUPERVISOR_PID: str(os.getpid())}
         surroundings["NOTIFY_SOCKET"] = notices.address  # the manager hears from the supervisor alone
-        surroundings.pop("WATCHDOG_USEC", None)
+        for ours in ("WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", INHERITED):
+            surroundings.pop(ours, None)
+        surroundings.update(store.environment())
         try:
             process = await asyncio.create_subprocess_exec(
-                *child.argv, env=surroundings, stdin=asyncio.subprocess.DEVNULL
+                *child.argv, env=surroundings, stdin=asyncio.subprocess.DEVNULL, pass_fds=store.fds
             )
         except OSError as cause:
             log.warning("child.start_failed", child=child.name, program=child.argv[0], reason=cause.strerror)
             return ExitCode.CONFIG if cause.errno in _NO_SUCH_PROGRAM else ExitCode.UNAVAILABLE
         log.info("child.started", child=child.name, pid=process.pid)
-        notices.listen(process.pid, up)
+        notices.listen(process.pid, up, store)
         try:
-            return await process.wait()
+            code = await process.wait()
         except asyncio.CancelledError:
             await _stop(process)
             raise
+        notices.hear(process.pid, up, store)
+        return code
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
