@@ -110,6 +110,15 @@ def encode_block(block: Block) -> bytes:
     Raises:
         LocalProtocolError: it breaks the rules above.
     """
+    return b"".join(block_parts(block))
+
+
+def block_parts(block: Block) -> tuple[bytes, bytes]:
+    """Write a block as its head and its data, so that the data need not be copied.
+
+    Raises:
+        LocalProtocolError: it breaks the rules above.
+    """
     identity, stream = block.identity.encode("ascii", "replace"), block.stream.encode("ascii", "replace")
     wanted = 0 if block.kind is Kind.HOLE else block.end - block.start
     if (
@@ -122,7 +131,8 @@ def encode_block(block: Block) -> bytes:
         raise LocalProtocolError("A block of the journal does not fit its own offsets")
     at = (block.received_at - _EPOCH) // _MICROSECOND
     head = _BLOCK.pack(block.start, block.end, at, len(identity), len(stream))
-    return _encode(block.kind, head, identity, stream, block.data)
+    head += identity + stream
+    return _record_head(block.kind, head, block.data) + head, block.data
 
 
 def decode_block(record: Record) -> Block:
@@ -162,7 +172,7 @@ def encode_snapshot(table: Mapping[Key, int]) -> bytes:
     chunks.append(b"".join(chunk))
     last = len(chunks) - 1
     return b"".join(
-        _encode(Kind.SNAPSHOT, b"\x01" if number < last else b"\x00", body) for number, body in enumerate(chunks)
+        _encode(Kind.SNAPSHOT, (b"\x01" if number < last else b"\x00") + body) for number, body in enumerate(chunks)
     )
 
 
@@ -227,7 +237,11 @@ def records(buffer: memoryview) -> Iterator[Record]:
         at += size
 
 
-def _encode(kind: Kind, *parts: bytes) -> bytes:
+def _encode(kind: Kind, body: bytes) -> bytes:
+    return _record_head(kind, body) + body
+
+
+def _record_head(kind: Kind, *parts: bytes) -> bytes:
     length = sum(map(len, parts))
     if length > MAX_BODY_BYTES:
         raise LocalProtocolError(f"A journal record of {length} bytes is above {MAX_BODY_BYTES}")
@@ -235,7 +249,7 @@ def _encode(kind: Kind, *parts: bytes) -> bytes:
     crc = zlib.crc32(prefix)
     for part in parts:
         crc = zlib.crc32(part, crc)
-    return b"".join((prefix, _CRC.pack(crc), *parts))
+    return prefix + _CRC.pack(crc)
 
 
 def _broken(what: str) -> RemoteProtocolError:

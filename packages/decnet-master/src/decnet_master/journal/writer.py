@@ -3,6 +3,8 @@
 `append` is a group commit: all blocks of all connections in one write, one fdatasync, then the table and the marker.
 It blocks, so the listener calls it in a thread, one call at a time; `durable_offset` may be asked at any moment.
 
+When there is no room. Above its quota (`quota`) the writer refuses without touching the disk, until there is room.
+
 When the disk fails. A write that cannot be done whole (ENOSPC, EDQUOT, EIO, a file size limit) is cut away and
 RetryLater raised: nothing of it was promised to anyone, and the same blocks may be appended again. If even the cut
 fails, or fdatasync did (after which the kernel may have dropped what it could not write, and reports it once only),
@@ -20,12 +22,15 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
 from decnet_core.errors import Conflict, LocalProtocolError, RemoteProtocolError, RetryLater, Unavailable
-from decnet_master.journal.record import Block, Key, Kind, encode_block, encode_snapshot
+from decnet_master.journal.quota import Quota, Watermark
+from decnet_master.journal.record import Block, Key, Kind, block_parts, encode_snapshot
 from decnet_master.journal.recovery import scan
 from decnet_master.journal.segments import (
     DURABLE_FILE,
@@ -43,17 +48,22 @@ from decnet_master.journal.table import OffsetTable
 SEGMENT_BYTES = 64 << 20
 """A start scans one segment (a fifth of a second), and the disk is given back in such pieces."""
 
+LARGE_BYTES = 16 << 10
+"""Data from this size on is handed to the kernel as it is; smaller blocks are gathered first, which is cheaper then."""
+
 _MODE = 0o640
+_PIECES = 512  # of one pwritev(2); the kernel takes 1,024 (IOV_MAX)
 _FULL = "Free space in the data-directory; the workers keep their lines and send them again by themselves."
 
 
 class JournalWriter:
     """The open journal; make one with `open`, end it with `close`."""
 
-    def __init__(self, folder: Path, lock_fd: int, segment_bytes: int) -> None:
+    def __init__(self, folder: Path, lock_fd: int, segment_bytes: int, quota: Quota) -> None:
         self._folder = folder
         self._lock_fd = lock_fd
         self._segment_bytes = segment_bytes
+        self._watermark = Watermark(folder, quota)
         self._table = OffsetTable()
         self._marker_fd = -1
         self._fd = -1
@@ -62,8 +72,13 @@ class JournalWriter:
         self._published = START
 
     @classmethod
-    def open(cls, folder: Path, *, segment_bytes: int = SEGMENT_BYTES) -> Self:
+    def open(cls, folder: Path, *, segment_bytes: int = SEGMENT_BYTES, quota: Quota | None = None) -> Self:
         """Open the journal, made if need be, and recover it.
+
+        Args:
+            folder: where it lies.
+            segment_bytes: a segment that has so many is not appended to.
+            quota: how much it may hold; unbounded when none is given. Opening does not mind it.
 
         Raises:
             Conflict: another process writes it.
@@ -79,7 +94,7 @@ class JournalWriter:
                 f"Cannot use the journal's folder {folder}: {cause.strerror}",
                 "Run as the user whom it belongs to, or give it to this one.",
             ) from cause
-        writer = cls(folder, lock_fd, segment_bytes)
+        writer = cls(folder, lock_fd, segment_bytes, quota or Quota())
         try:
             fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             writer._recover()
@@ -118,22 +133,25 @@ class JournalWriter:
                 again if that failed before.
 
         Raises:
-            RetryLater: the disk did not take them; nothing changed, try again.
+            RetryLater: the disk did not take them, or the quota is reached (JournalFull); nothing changed, try again.
             LocalProtocolError: a gap or an overlap in a stream, or a block that does not fit its offsets.
         """
         blocks = list(blocks)
         moved = self._moved(blocks)
-        data = b"".join(map(encode_block, blocks))
+        pieces = _gathered(blocks)
+        size_bytes = sum(map(len, pieces))
         try:
+            if size_bytes:
+                self._watermark.admit(size_bytes)
             if self._suspect:
                 self._heal()
             elif self._end.offset >= self._segment_bytes:
                 self._begin_segment(self._end.segment + 1)
-            if data:
-                self._write(data)
+            if size_bytes:
+                self._write(pieces)
         except OSError as cause:
             raise RetryLater(f"The journal's disk did not take a block: {cause.strerror}", _FULL) from cause
-        self._end = Position(self._end.segment, self._end.offset + len(data))
+        self._end = Position(self._end.segment, self._end.offset + size_bytes)
         self._table.update(moved)
         self._publish()
 
@@ -149,14 +167,10 @@ class JournalWriter:
                 moved[block.key] = block.end
         return moved
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, pieces: list[bytes]) -> None:
         """Write and sync at the end; on an error leave nothing behind, or remember that something may be."""
-        view = memoryview(data)
-        at = self._end.offset
         try:
-            while view:
-                written = os.pwrite(self._fd, view, at)
-                view, at = view[written:], at + written
+            _write_at(self._fd, pieces, self._end.offset)
         except OSError:
             self._suspect = True
             with contextlib.suppress(OSError):
@@ -236,3 +250,32 @@ class JournalWriter:
         os.fsync(self._fd)
         self._table = found.table
         self._end = Position(number, found.end_bytes)
+
+
+def _gathered(blocks: Iterable[Block]) -> list[bytes]:
+    """Encode blocks to pieces that follow one another; large data is not copied."""
+    pieces: list[bytes] = []
+    small: list[bytes] = []
+    for block in blocks:
+        head, data = block_parts(block)
+        small.append(head)
+        if len(data) < LARGE_BYTES:
+            small.append(data)
+        else:
+            pieces += (b"".join(small), data)
+            small.clear()
+    if small:
+        pieces.append(b"".join(small))
+    return pieces
+
+
+def _write_at(fd: int, pieces: Iterable[bytes], at: int) -> None:
+    """Write all pieces, however few bytes the kernel takes at a time."""
+    left = deque(memoryview(piece) for piece in pieces)
+    while left:
+        written = os.pwritev(fd, list(islice(left, _PIECES)), at)
+        at += written
+        while left and written >= len(left[0]):
+            written -= len(left.popleft())
+        if written:
+            left[0] = left[0][written:]
