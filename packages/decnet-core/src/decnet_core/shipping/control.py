@@ -42,7 +42,9 @@ class Reason(StrEnum):
     SUPERSEDED = "superseded"
     """A newer connection ships this stream."""
     BUSY = "busy"
-    """Too many connections, or the receiver's disk or database does not answer: try later."""
+    """Too many connections, or the receiver's database does not answer: try later."""
+    FULL = "full"
+    """The receiver's journal or disk is full: try later; it goes on by itself once there is room."""
     PROTOCOL = "protocol"
     """The sender broke this specification."""
 

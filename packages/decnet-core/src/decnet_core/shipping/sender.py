@@ -103,8 +103,12 @@ _REFUSALS: dict[str, tuple[str, str]] = {
     Reason.HOST: ("this host is not active in its books", _ENROL),
     Reason.SUPERSEDED: ("a newer connection ships this stream", "Run one decnet-logship on this worker, not two."),
     Reason.BUSY: (
-        "it is busy, or its disk or database does not answer",
+        "it is busy, or its database does not answer",
         "`decnet-master status` there says what.",
+    ),
+    Reason.FULL: (
+        "its journal or disk is full",
+        "`decnet-master journal status` there says what; this log waits here, and goes on by itself.",
     ),
     Reason.PROTOCOL: ("it did not understand what was sent", "Install the same release on the master and here."),
 }
@@ -202,9 +206,10 @@ class Sender:
             return []
         commands: list[Command] = []
         try:
-            payloads = self._decoder.feed(data)
-            for payload in payloads:
+            for payload in self._decoder.feed(data):
                 commands += self._word(payload, now)
+                if self.state is State.ENDED:  # what follows a REFUSE says nothing, least of all why it came
+                    return commands
         except RemoteProtocolError as error:
             return [*commands, *self._end(error)]
         if self._decoder.error is not None:
@@ -254,8 +259,6 @@ class Sender:
                 return [Acked(offset)]
             case ((State.GREETING | State.SHIPPING), Refuse(reason)):
                 return self._end(Refused(reason))
-            case State.ENDED, _:
-                return []
             case _:
                 raise RemoteProtocolError(f"The master sent a {type(word).__name__.upper()} that does not fit")
 
