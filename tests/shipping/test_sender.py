@@ -110,6 +110,13 @@ def test_a_refusal_names_its_reason() -> None:
     assert error.reason == Reason.HOST
 
 
+@pytest.mark.parametrize("more", [b"x", encode_control(Ack(9)), encode_control(Refuse(Reason.HOST)), b"3 abc"])
+def test_a_refusal_is_the_last_word_whatever_comes_with_it(more: bytes) -> None:
+    error = ended(shipping().receive(encode_control(Refuse(Reason.BUSY)) + more, 1))
+    assert isinstance(error, Refused)
+    assert error.reason == Reason.BUSY
+
+
 def test_hello_is_answered_in_time_or_given_up() -> None:
     sender = Sender(LIMITS)
     sender.hello(STREAM, 100)
