@@ -11,7 +11,7 @@ Invariants
 - A key that others may read, a passphrase that does not fit and a key in plain text where a passphrase is
   configured are refused, each with what to do.
 
-It remembers no certificate that it issued: the store of the master does.
+It remembers no certificate that it issued: the store of the master does. `rotation` puts another CA in its place.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from decnet_core.errors import ConfigError, RemoteProtocolError, TrustError
+from decnet_core.errors import ConfigError, IdentityEnded, RemoteProtocolError, TrustError
 from decnet_core.identity import Identity
 from decnet_core.pki import certificates
 from decnet_core.pki.certificates import IPAddress, PrivateKey
@@ -59,7 +59,8 @@ class CertificateAuthority:
 
         Raises:
             ConfigError: the passphrase does not fit, or the folder's content cannot be a CA.
-            TrustError: others may read the key, or the CA has expired.
+            IdentityEnded: the CA has expired.
+            TrustError: others may read the key.
         """
         if passphrase == b"":
             raise ConfigError("The passphrase of the CA is empty", "Set one, or none at all for a key in plain text.")
@@ -81,7 +82,7 @@ class CertificateAuthority:
                 "Give the folder to the user who runs decnet-master.",
             ) from error
         if now >= certificate.not_valid_after_utc:
-            raise TrustError(f"The CA in {folder} has expired", "Make a new CA and enrol the workers again.")
+            raise IdentityEnded(f"The CA in {folder} has expired", "Make a new CA and enrol the workers again.")
         return cls(key, certificate)
 
     @property
