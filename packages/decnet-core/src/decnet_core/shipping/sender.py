@@ -208,7 +208,7 @@ class Sender:
         try:
             for payload in self._decoder.feed(data):
                 commands += self._word(payload, now)
-                if self.state is State.ENDED:  # what follows a REFUSE says nothing, least of all why it came
+                if commands and isinstance(commands[-1], End):  # what follows a REFUSE says nothing more
                     return commands
         except RemoteProtocolError as error:
             return [*commands, *self._end(error)]
