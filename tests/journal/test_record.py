@@ -38,6 +38,12 @@ def test_frames_may_hold_any_byte(payloads: list[bytes]) -> None:
     assert decode_block(record).lines() == tuple(payloads)
 
 
+@pytest.mark.parametrize("broken", [b"x", b"1 a2 b", b"1 a07 b", b"1 a3", b"1 a1 b9999999999 c"])
+def test_broken_frames_are_not_left_out_without_a_word(broken: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        Block("logship@w1", "plain-1", 0, len(broken), AT, broken, Kind.FRAMES).lines()
+
+
 def test_a_hole_has_an_extent_and_no_lines() -> None:
     (record,) = records(memoryview(encode_block(hole(5, 9))))
     assert decode_block(record) == hole(5, 9)

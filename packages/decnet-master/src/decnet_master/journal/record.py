@@ -91,7 +91,11 @@ class Block:
         if self.kind is Kind.LINES:
             return tuple(self.data.split(b"\n")[:-1])
         if self.kind is Kind.FRAMES:
-            return tuple(FrameDecoder(LARGEST_FRAME_BYTES).feed(self.data))
+            decoder = FrameDecoder(LARGEST_FRAME_BYTES)
+            payloads = tuple(decoder.feed(self.data))
+            if decoder.error is not None or decoder.pending_bytes:  # after good frames the decoder itself is quiet
+                raise _broken("frame of a block")
+            return payloads
         return ()
 
 
