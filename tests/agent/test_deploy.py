@@ -52,9 +52,7 @@ def wait_for_event(worker: Worker, event_type: str, **fields: str) -> None:
 
 def attempt(lan: Lan, worker: Worker, address: object, user: str, password: str, command: str = "true") -> bool:
     """Log in once sshd is up; tell whether the password was taken."""
-    worker.daemon.wait_until(
-        lambda: lan.attacker.run(["nc", "-z", "-w1", str(address), "22"]).returncode == 0, "sshd", timeout_secs=30
-    )
+    worker.daemon.wait_until(lambda: lan.attacker.reaches(str(address), 22), "sshd", timeout_secs=30)
     done = lan.attacker.ssh(str(address), user, password, command)
     assert done.returncode == 0 or b"Permission denied" in done.stderr, done
     return done.returncode == 0

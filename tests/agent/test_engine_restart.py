@@ -52,9 +52,7 @@ def test_deckies_outlive_their_engine(worker, lab_engine, lan, end_with, times):
     users = [f"round{number}" for number in range(times + 1)]
 
     def knock(user: str) -> None:
-        worker.daemon.wait_until(
-            lambda: lan.attacker.run(["nc", "-z", "-w1", address, "22"]).returncode == 0, "sshd", timeout_secs=60
-        )
+        worker.daemon.wait_until(lambda: lan.attacker.reaches(address, 22), "sshd", timeout_secs=60)
         assert b"Permission denied" in lan.attacker.ssh(address, user, "x", "true").stderr
 
     def told(user: str) -> bool:

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -29,6 +31,13 @@ from tests.lab.slots import MissingPart, Slot
 _SLOTS = range(1, 255)
 _ATTACKER_HOST = 50
 _IP_SECS = 20
+_CONNECT = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=1).close()
+except OSError:
+    sys.exit(1)
+"""
 SSH_OPTIONS = (
     "-oStrictHostKeyChecking=no",
     "-oUserKnownHostsFile=/dev/null",
@@ -49,7 +58,15 @@ class Attacker:
         self.address = address
 
     def argv(self, argv: Sequence[str]) -> list[str]:
-        """Return the command line that runs `argv` in the attacker's namespace."""
+        """Return the command line that runs `argv` in the attacker's namespace.
+
+        Raises:
+            MissingPart: this machine has no such program; its exit code would read as a decky's answer.
+        """
+        if shutil.which(argv[0]) is None:
+            raise MissingPart(
+                f"{argv[0]} is not installed", "Run scripts/setup lab as root, which installs what the lab needs."
+            )
         # `ip netns exec` would mount a sysfs of its own and hide /sys/fs/cgroup
         return [slots.require_program("nsenter", "util-linux"), f"--net={self.netns}", "--", *argv]
 
@@ -80,6 +97,10 @@ class Attacker:
             check=False,
             env={**os.environ, **(env or {})},
         )
+
+    def reaches(self, address: IPv4Address | str, port: int) -> bool:
+        """Tell whether somebody accepts TCP connections there, within a second."""
+        return self.run([sys.executable, "-c", _CONNECT, str(address), str(port)]).returncode == 0
 
     def popen(
         self,
