@@ -12,7 +12,7 @@ from decnet_master import secret_files
 from decnet_master.api import app as api
 from decnet_master.api.access import Access
 from decnet_master.settings import MasterSettings
-from decnet_master.store import Store
+from decnet_master.store import Load, Store
 from tests.store.samples import new
 from tests.swarm.master import Template, port_of, running
 
@@ -64,7 +64,7 @@ class Feed:
         async with self._turn:
             at = await self._store.ingest.position()
             rows = [new(number, **changes) for number in numbers]
-            await self._store.ingest.append(rows, [], type(at)(at.segment, at.offset + 1), at)
+            await self._store.ingest.append(Load.of(rows), [], type(at)(at.segment, at.offset + 1), at)
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ def another_daemon(url: str, tmp_path: Path) -> Iterator[Callable[[], Daemon]]:
     environment = {
         "DECNET_DATA_DIRECTORY": str(tmp_path),
         "DECNET_DATABASE_URL": url,
-        "DECNET_BATCH_SIZE": "500",
+        "DECNET_BATCH_SIZE": "50",
         "DECNET_BATCH_MAX_WAIT_MS": "20",
         "DECNET_CONFIG": os.devnull,
     }

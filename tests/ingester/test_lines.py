@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decnet_master.ingester.lines import Sorted
+from decnet_master.ingester.lines import Sorted, positions
 from decnet_master.journal.reader import Batch, Position
+from decnet_master.store.records import COLUMNS
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 HEAD = b"<164>1 2026-11-23T12:30:15Z web-1 ssh 7 guest.line "
@@ -25,12 +26,11 @@ def test_every_line_becomes_exactly_one_thing(lines: list[bytes]) -> None:
     found = Sorted()
     found.add(batch)
     holes = 0 if lines else 1
-    assert len(found.rows) + len(found.letters) == len(lines) + holes
-    assert all(row.worker == "w1" for row in found.rows)
-    places = {origin.position: origin.line for origin in found.origins}
-    places |= {letter.position: letter.raw for letter in found.letters}
+    assert len(found.load.records) + len(found.letters) == len(lines) + holes
+    assert all(record[COLUMNS.index("worker")] == "w1" for record in found.load.records)
     if lines:
-        assert [places[at] for at in sorted(places)] == lines
+        places = dict(positions(batch))
+        assert [places[letter.position] for letter in found.letters] == [letter.raw for letter in found.letters]
 
 
 def _element(values: dict[str, str]) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 
 from decnet_core.errors import Conflict
 from decnet_master.journal.reader import START, Position
-from decnet_master.store import DeadLetter, NewEvent, Store
+from decnet_master.store import DeadLetter, Load, NewEvent, Store
 from tests.store.samples import HOSTILE_TEXTS, NOW, an_event, new
 
 P1, P2 = Position(1, 100), Position(1, 200)
@@ -25,7 +25,7 @@ async def test_an_event_comes_back_as_it_was_made(store: Store) -> None:
         pid=(1 << 63) - 1,
         fields={"user": "root", "password": "pa ss"},
     )
-    await store.ingest.append([NewEvent(event, "worker-1", NOW, {"nested": {"a": [1, None]}})], [], P1, START)
+    await store.ingest.append(Load.of([NewEvent(event, "worker-1", NOW, {"nested": {"a": [1, None]}})]), [], P1, START)
     (row,) = await store.events.page()
     assert row == {
         "seq": 1,
@@ -56,7 +56,7 @@ async def test_hostile_text_comes_back_exactly(store: Store, text: str) -> None:
     letter = DeadLetter("logship@w1", "s", 5, NOW, text, text.encode("utf-8", "surrogatepass"))
     if "\ud83d" in text:
         event = an_event(fields={"command": text}, text=text, session=text, service=text)
-    await store.ingest.append([NewEvent(event, "w1", NOW)], [letter], P1, START)
+    await store.ingest.append(Load.of([NewEvent(event, "w1", NOW)]), [letter], P1, START)
     (row,) = await store.events.page()
     assert (row["text"], row["session"], row["source"], row["service"]) == (text, text, event.source, text)
     assert row["fields"] == event.fields
@@ -66,7 +66,7 @@ async def test_hostile_text_comes_back_exactly(store: Store, text: str) -> None:
 
 async def test_the_ends_of_time_are_stored(store: Store) -> None:
     ends = [datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)]
-    await store.ingest.append([new(at=at) for at in ends], [], P1, START)
+    await store.ingest.append(Load.of(new(at=at) for at in ends), [], P1, START)
     assert [row["at"] for row in await store.events.page()] == [
         "0001-01-01T00:00:00.000000Z",
         "9999-12-31T23:59:59.999999Z",
@@ -79,7 +79,7 @@ async def test_pages_go_both_ways_and_filter(store: Store) -> None:
         new(n, decky=f"d{n % 2}", src_ip=f"192.0.2.{n % 3}", event_type="command.run" if n % 5 == 0 else "guest.line")
         for n in range(1, 31)
     ]
-    await store.ingest.append(rows, [], P1, START)
+    await store.ingest.append(Load.of(rows), [], P1, START)
     last = await store.events.latest_seq()
     assert last == 30
 
@@ -100,25 +100,25 @@ async def test_pages_go_both_ways_and_filter(store: Store) -> None:
 
 
 async def test_a_page_is_bounded(store: Store) -> None:
-    await store.ingest.append([new(n) for n in range(1005)], [], P1, START)
+    await store.ingest.append(Load.of(new(n) for n in range(1005)), [], P1, START)
     assert len(await store.events.page(limit=10**9)) == 1000
 
 
 async def test_rows_and_position_move_together_or_not_at_all(store: Store) -> None:
     assert await store.ingest.position() == START
-    await store.ingest.append([new(1)], [], P1, START)
+    await store.ingest.append(Load.of([new(1)]), [], P1, START)
     assert await store.ingest.position() == P1
     with pytest.raises(Conflict):
-        await store.ingest.append([new(2)], [], P2, START)
+        await store.ingest.append(Load.of([new(2)]), [], P2, START)
     assert await store.ingest.position() == P1
     assert await store.events.latest_seq() == 1
-    await store.ingest.append([], [], P2, P1)
+    await store.ingest.append(Load(), [], P2, P1)
     assert await store.ingest.position() == P2
 
 
 async def test_of_many_ingesters_one_gets_on(store: Store, url: str) -> None:
     async with await Store.open(url) as other:
-        tries = [room.ingest.append([new(n)], [], P1, START) for n, room in enumerate([store, other] * 5)]
+        tries = [room.ingest.append(Load.of([new(n)]), [], P1, START) for n, room in enumerate([store, other] * 5)]
         results = await asyncio.gather(*tries, return_exceptions=True)
     assert sum(result is None for result in results) == 1
     assert sum(isinstance(result, Conflict) for result in results) == 9
@@ -130,7 +130,7 @@ async def test_a_cancelled_append_stores_all_or_nothing(store: Store) -> None:
     position = START
     for turn in range(12):
         after = Position(1, turn + 1)
-        task = asyncio.create_task(store.ingest.append(rows, [], after, position))
+        task = asyncio.create_task(store.ingest.append(Load.of(rows), [], after, position))
         for _ in range(turn * 3):
             await asyncio.sleep(0)
         task.cancel()
@@ -141,12 +141,12 @@ async def test_a_cancelled_append_stores_all_or_nothing(store: Store) -> None:
     count = len({row["seq"] for row in await store.events.page(limit=1)})
     done = [turn for turn in range(12) if Position(1, turn + 1) <= position]
     assert (count == 0) == (not done)
-    await store.ingest.append(rows, [], Position(2, 0), position)  # no lock was left behind
+    await store.ingest.append(Load.of(rows), [], Position(2, 0), position)  # no lock was left behind
 
 
 async def test_a_row_that_the_database_refuses_is_named_and_not_kept(store: Store) -> None:
     good, bad = new(1), new(2, pid=1 << 64)
-    assert await store.ingest.refusal(good) is None
-    assert await store.ingest.refusal(bad)
+    assert await store.ingest.refusal(Load.of([good])) is None
+    assert await store.ingest.refusal(Load.of([bad]))
     assert await store.events.latest_seq() == 0
-    await store.ingest.append([good], [], P1, START)
+    await store.ingest.append(Load.of([good]), [], P1, START)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import stat
 from pathlib import Path
 
@@ -29,7 +30,12 @@ async def _asked(url: str, question):
 
 
 def _tables(connection: Connection) -> set[str]:
-    return set(inspect(connection).get_table_names()) - {"alembic_version"}
+    names = set(inspect(connection).get_table_names()) - {"alembic_version"}
+    return {name for name in names if not _is_partition(name)}
+
+
+def _is_partition(name: str) -> bool:
+    return re.fullmatch("events_[0-9]+", name) is not None
 
 
 def _differences(connection: Connection) -> list[object]:

@@ -1,11 +1,16 @@
 """The loop: read, sort, store, and wait where there is nothing to do or nobody to give it to.
 
 Latency and load. A line that comes after a pause is stored at once. While lines keep coming, a transaction is begun
-when `batch_rows` of them are there, or `max_wait_secs` after the last one was begun: so a trickle costs few commits
-and a flood makes them large. The journal is looked at every 5 to 50 ms, the longer the quieter it is.
+when `batch_rows` of them are there, or `max_wait_secs` after the last one was begun: so a trickle costs few commits.
+Whoever is behind takes more at a time: each part that leaves others waiting doubles the next one, up to `GROWTH` times
+`batch_rows`, for a large transaction stores a row at half the cost. The journal is looked at every 5 to 50 ms, the
+longer the quieter it is.
 
-A transaction holds whole batches of the journal (the position stands between batches), so it may exceed `batch_rows`
-by the lines of one.
+While the database stores one part, the next is read and sorted in a thread. It is stored only if the first one was:
+else it is thrown away, and read again from where the database says.
+
+A transaction holds whole batches of the journal (the position stands between batches), so it may exceed its rows by
+the lines of one.
 
 Failures. A database that does not answer is waited for with a growing delay; nothing is lost meanwhile, the journal
 keeps it. Whether the transaction that failed was committed is then read from the database, never guessed. A row that
@@ -18,19 +23,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import structlog
 
 from decnet_core.errors import Conflict, LocalProtocolError, RemoteProtocolError, Unavailable
 from decnet_core.logs import shown
-from decnet_master.ingester.lines import Sorted
-from decnet_master.journal.reader import Batch, JournalReader, Position
+from decnet_master.ingester.lines import Sorted, alone, letter
+from decnet_master.ingester.parts import Part, PartReader
+from decnet_master.journal.reader import JournalReader, Position
 from decnet_master.store import Store
 
-READ_BYTES = 1 << 20
-"""Read at a time: thousands of lines, and a few MB as Python objects."""
+GROWTH = 8
+"""How many times larger than `batch_rows` a transaction may be when more waits: beyond, a row costs what it costs."""
 
 KEPT_SEGMENTS = 1
 """Segments that stay although they are stored: what came last can still be looked at as it came."""
@@ -54,6 +60,7 @@ class Ingester:
 
     def __init__(self, reader: JournalReader, store: Store, *, batch_rows: int, max_wait_secs: float) -> None:
         self._reader = reader
+        self._parts = PartReader(reader)
         self._store = store
         self._batch_rows = batch_rows
         self._max_wait_secs = max_wait_secs
@@ -82,46 +89,56 @@ class Ingester:
     async def _follow(self, position: Position) -> None:
         poll_secs = FIRST_POLL_SECS
         due = time.monotonic()
+        rows = self._batch_rows
+        part: Part | None = None
         while True:
-            batches = await self._read(position)
+            part = part or await self._read(position, rows)
             early_secs = due - time.monotonic()
-            if batches and (early_secs <= 0 or sum(len(batch.lines) for batch in batches) >= self._batch_rows):
-                due = time.monotonic() + self._max_wait_secs
-                for part in _parts(batches, self._batch_rows):
-                    before, position = position, await self._store_part(part, position)
-                    if position.segment != before.segment:
-                        await self._clean(position)
-                    if position != part[-1].next:
-                        break  # somebody moved it: what was read is not what comes next
-                poll_secs = FIRST_POLL_SECS
-            elif batches:
-                await asyncio.sleep(early_secs)
-            else:
+            if part is None:
                 await asyncio.sleep(poll_secs)
                 poll_secs = min(poll_secs * 2, LONGEST_POLL_SECS)
+            elif early_secs > 0 and part.count < self._batch_rows:
+                await asyncio.sleep(early_secs)
+                part = None  # what came meanwhile goes with it
+            else:
+                poll_secs = FIRST_POLL_SECS
+                due = time.monotonic() + self._max_wait_secs
+                rows = self._batch_rows if part.is_last else min(2 * rows, GROWTH * self._batch_rows)
+                position, part = await self._store_and_read_on(part, position, rows)
 
-    async def _read(self, position: Position) -> list[Batch]:
+    async def _store_and_read_on(self, part: Part, position: Position, rows: int) -> tuple[Position, Part | None]:
+        """Store a part while the next one is read; the position to go on from, and that part if it begins there."""
+        reading = asyncio.create_task(self._read(part.after, rows))
+        try:
+            after = await self._store_part(part, position)
+        except BaseException:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            raise
+        following = await reading
+        if after.segment != position.segment:
+            await self._clean(after)
+        return after, following if after == part.after else None
+
+    async def _read(self, position: Position, rows: int) -> Part | None:
         delay_secs = FIRST_DELAY_SECS
         while True:
             try:
-                return await asyncio.to_thread(self._reader.read, position, READ_BYTES)
+                return await asyncio.to_thread(self._parts.read, position, rows)
             except Unavailable as cause:
                 log.warning("journal.awaited", reason=cause.message, retry_in_secs=delay_secs)
                 await asyncio.sleep(delay_secs)
                 delay_secs = min(delay_secs * 2, LONGEST_DELAY_SECS)
 
-    async def _store_part(self, part: list[Batch], position: Position) -> Position:
-        """Store batches; the position to go on from."""
-        lines = Sorted()
-        for batch in part:
-            lines.add(batch)
-        after = part[-1].next
+    async def _store_part(self, part: Part, position: Position) -> Position:
+        """Store a part; the position to go on from."""
+        lines, after = part.lines, part.after
         try:
             try:
-                await self._store.ingest.append(lines.rows, lines.letters, after, position)
+                await self._store.ingest.append(lines.load, lines.letters, after, position)
             except LocalProtocolError:
-                await self._without_refused(lines)
-                await self._store.ingest.append(lines.rows, lines.letters, after, position)
+                lines = await self._without_refused(part)
+                await self._store.ingest.append(lines.load, lines.letters, after, position)
         except Conflict:
             self._conflicts += 1
             if self._conflicts >= CONFLICTS:
@@ -138,18 +155,22 @@ class Ingester:
         _tell(part, lines)
         return after
 
-    async def _without_refused(self, lines: Sorted) -> None:
-        """Turn the rows that the database refuses into dead letters."""
-        rows, origins = lines.rows, lines.origins
-        lines.rows, lines.origins = [], []
-        for row, origin in zip(rows, origins, strict=True):
-            reason = await self._store.ingest.refusal(row)
-            if reason is None:
-                lines.rows.append(row)
-                lines.origins.append(origin)
-            else:
-                log.error("row.refused", reason=reason, identity=shown(origin.batch.identity))
-                lines.letters.append(origin.letter(reason))
+    async def _without_refused(self, part: Part) -> Sorted:
+        """Sort a part again, turning the rows that the database refuses into dead letters."""
+        kept = Sorted()
+        for batch in part.batches:
+            for position, line, piece in alone(batch):
+                tried = Sorted()
+                tried.add(piece)
+                reason = await self._store.ingest.refusal(tried.load) if tried.load.records else None
+                if reason is None:
+                    kept.add(piece)
+                else:
+                    log.error("row.refused", reason=reason, identity=shown(batch.identity))
+                    kept.letters.append(letter(batch, position, line, reason))
+            if not batch.lines:
+                kept.add(batch)
+        return kept
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask the database until it answers."""
@@ -179,22 +200,8 @@ class Ingester:
             log.info("journal.segments_deleted", count=deleted, before_segment=limit.segment)
 
 
-def _parts(batches: list[Batch], rows: int) -> Iterator[list[Batch]]:
-    """Cut batches into transactions of about so many rows."""
-    part: list[Batch] = []
-    count = 0
-    for batch in batches:
-        part.append(batch)
-        count += len(batch.lines)
-        if count >= rows:
-            yield part
-            part, count = [], 0
-    if part:
-        yield part
-
-
-def _tell(part: list[Batch], lines: Sorted) -> None:
-    for batch in part:
+def _tell(part: Part, lines: Sorted) -> None:
+    for batch in part.batches:
         if not batch.lines:
             size_bytes = batch.end - batch.start
             log.warning("journal.hole_passed", identity=shown(batch.identity), size_bytes=size_bytes)

@@ -20,8 +20,10 @@ from decnet_core.events import Event, from_syslog
 from decnet_core.identity import Identity
 from decnet_core.syslog.message import SyslogMessage
 from decnet_core.syslog.rfc5424 import decode, source_address_of
+from decnet_master.ingester.quick import quick_row
 from decnet_master.journal.reader import Batch
-from decnet_master.store import DeadLetter, NewEvent
+from decnet_master.store import DeadLetter, Load, NewEvent
+from decnet_master.store.values import micros
 
 _LARGEST_PID = (1 << 63) - 1  # BIGINT
 
@@ -29,26 +31,11 @@ _ADDRESS_CHARS = 45
 """The longest textual IPv6 address (RFC 4291 §2.2, the form with an IPv4 tail). Longer ones carry a zone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a row came from, to make a dead letter of it if the database refuses it."""
-
-    batch: Batch
-    position: int
-    line: bytes
-
-    def letter(self, reason: str) -> DeadLetter:
-        """Make the line a dead letter."""
-        batch = self.batch
-        return DeadLetter(batch.identity, batch.stream, self.position, batch.received_at, reason, self.line)
-
-
 @dataclass(slots=True)
 class Sorted:
-    """What lines became; `origins` stand beside `rows`, one for each."""
+    """What lines became."""
 
-    rows: list[NewEvent] = field(default_factory=list)
-    origins: list[Origin] = field(default_factory=list)
+    load: Load = field(default_factory=Load)
     letters: list[DeadLetter] = field(default_factory=list)
 
     def add(self, batch: Batch) -> None:
@@ -56,22 +43,32 @@ class Sorted:
         try:
             worker = Identity.parse(batch.identity).host
         except TrustError as refused:  # the listener writes none such
-            self.letters += [Origin(batch, at, line).letter(refused.message) for at, line in _positions(batch)]
+            self.letters += [letter(batch, at, line, refused.message) for at, line in positions(batch)]
             return
         if not batch.lines:
             reason = f"The sender gave up {batch.end - batch.start} bytes of its log here"
-            self.letters.append(Origin(batch, batch.start, b"").letter(reason))
-        for position, line in _positions(batch):
+            self.letters.append(letter(batch, batch.start, b"", reason))
+        received_at = micros(batch.received_at)
+        add = self.load.add
+        for position, line in positions(batch):
+            quick = quick_row(line, worker, received_at)
+            if quick is not None:
+                add(*quick)
+                continue
             try:
                 row = _row(batch, worker, position, line)
             except RemoteProtocolError as refused:
-                self.letters.append(Origin(batch, position, line).letter(refused.message))
+                self.letters.append(letter(batch, position, line, refused.message))
             else:
-                self.rows.append(row)
-                self.origins.append(Origin(batch, position, line))
+                add(row.record(), row.event.fields)
 
 
-def _positions(batch: Batch) -> Iterator[tuple[int, bytes]]:
+def letter(batch: Batch, position: int, line: bytes, reason: str) -> DeadLetter:
+    """Make a line a dead letter."""
+    return DeadLetter(batch.identity, batch.stream, position, batch.received_at, reason, line)
+
+
+def positions(batch: Batch) -> Iterator[tuple[int, bytes]]:
     """Pair the lines with their byte positions in the stream."""
     position = batch.start
     # A line's LF is one byte. In a stream of frames (a plain sender's) the digits of its length and a space count.
@@ -79,6 +76,12 @@ def _positions(batch: Batch) -> Iterator[tuple[int, bytes]]:
     for line in batch.lines:
         yield position, line
         position += len(line) + 1 + (0 if lines_only else len(str(len(line))))
+
+
+def alone(batch: Batch) -> Iterator[tuple[int, bytes, Batch]]:
+    """Take a batch apart into batches of one line, each with its position and line."""
+    for position, line in positions(batch):
+        yield position, line, replace(batch, start=position, end=position + len(line) + 1, lines=(line,))
 
 
 def _row(batch: Batch, worker: str, position: int, line: bytes) -> NewEvent:

@@ -1,7 +1,7 @@
 """The master's database, the only room that knows SQL.
 
 `Store.open(url)` gives one room per noun: `hosts`, `certificates`, `tokens`, `fleet`, `events`, `users`, `ingest`,
-`shipping`. Each method is one transaction. What comes out are frozen values, never rows; what goes wrong is a
+`slices`, `shipping`. Each method is one transaction. What comes out are frozen values, never rows; what goes wrong is a
 `decnet_core.errors` error:
 
 - `RetryLater`: the database is away, locked or full; nothing was written, come again.
@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from decnet_master.store.certificates import Renewed, Standing
-    from decnet_master.store.events import NewEvent
     from decnet_master.store.fleet import PlacedDecky
     from decnet_master.store.hosts import Host
     from decnet_master.store.ingest import DeadLetter
     from decnet_master.store.joining import HostStatus, IssuedCertificate, Redemption
     from decnet_master.store.migration import migrate
+    from decnet_master.store.records import Load, NewEvent
     from decnet_master.store.store import Store
     from decnet_master.store.tokens import Token, TokenState
     from decnet_master.store.users import User, UserRole
@@ -36,6 +36,7 @@ __all__ = [
     "Host",
     "HostStatus",
     "IssuedCertificate",
+    "Load",
     "NewEvent",
     "PlacedDecky",
     "Redemption",
@@ -54,7 +55,8 @@ _HOMES = {
     "Host": "hosts",
     "HostStatus": "joining",
     "IssuedCertificate": "joining",
-    "NewEvent": "events",
+    "Load": "records",
+    "NewEvent": "records",
     "PlacedDecky": "fleet",
     "Redemption": "joining",
     "Renewed": "certificates",

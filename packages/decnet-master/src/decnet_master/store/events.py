@@ -10,38 +10,20 @@ ASCII escapes (`ensure_ascii`, the default) can carry.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Row, Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from decnet_core.events import Event
+from decnet_master.store.bulk import insert_rows, raw_connection
 from decnet_master.store.engine import Database
-from decnet_master.store.schema import events
-from decnet_master.store.values import iso, json_object, json_text, micros, original, storable
+from decnet_master.store.records import COLUMNS, Record
+from decnet_master.store.schema import events, ingest_position
+from decnet_master.store.values import iso, json_object, original, storable
 
 LARGEST_PAGE = 1000
 """Rows a page, at most: each can be as large as the largest line, and the caller holds them all."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewEvent:
-    """An event to store.
-
-    Attributes:
-        event: as its sensor made it. Its decky, source and address are what the worker says.
-        worker: host name from the worker's verified certificate: provenance, never taken from the event.
-        received_at: when the master had it, aware UTC.
-        more: what the line said beside the event's flat fields (nested metadata, other structured data).
-    """
-
-    event: Event
-    worker: str
-    received_at: datetime
-    more: Mapping[str, Any] | None = None
 
 
 class Events:
@@ -83,30 +65,28 @@ class Events:
             return [_document(row) for row in await connection.execute(query)]
 
     async def latest_seq(self) -> int:
-        """Tell the newest row's seq; 0 when there is none."""
+        """Tell the newest row's seq; 0 when there never was one."""
         async with self._database.read() as connection:
-            return (await connection.execute(select(func.max(events.c.seq)))).scalar() or 0
+            return (await connection.execute(select(ingest_position.c.last_seq))).scalar() or 0
 
 
-async def insert_events(connection: AsyncConnection, rows: Sequence[NewEvent], *, copy: bool) -> None:
+async def insert_events(
+    connection: AsyncConnection, records: Sequence[Record], first_seq: int, *, sqlite: bool
+) -> None:
     """Add rows in their order, inside the caller's transaction.
 
     Args:
         connection: has executed a statement in its transaction already.
-        rows: any number.
-        copy: whether the driver is asyncpg, whose COPY is several times as fast as INSERT; else it is SQLite's.
+        records: any number.
+        first_seq: what the first one is numbered.
+        sqlite: which engine it is.
     """
-    if not rows:
-        return
-    records = [_record(row) for row in rows]
-    if copy:
-        raw = (await connection.get_raw_connection()).driver_connection
-        # The adapter begins its transaction with the first statement; COPY on the raw connection takes part in it.
-        await raw.copy_records_to_table(  # type: ignore[union-attr]  # asyncpg's Connection
-            events.name, columns=_COLUMNS, records=records
-        )
-    else:
-        await connection.exec_driver_sql(_INSERT, records)
+    rows = [(seq, *record) for seq, record in enumerate(records, first_seq)]
+    if sqlite:
+        await insert_rows(connection, _INSERT, rows)
+    elif rows:
+        raw = await raw_connection(connection)
+        await raw.copy_records_to_table(events.name, columns=_COLUMNS, records=rows)
 
 
 def _filtered(query: Select[Any], **filters: str | None) -> Select[Any]:
@@ -116,35 +96,9 @@ def _filtered(query: Select[Any], **filters: str | None) -> Select[Any]:
     return query
 
 
-_COLUMNS = tuple(column.name for column in events.columns if column.name != "seq")
+_COLUMNS = ("seq", *COLUMNS)
 
-# Written out, because SQLAlchemy's own INSERT binds parameters row by row: a fifth of all the time that a row costs.
-_INSERT = f"INSERT INTO events ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
-
-
-def _record(row: NewEvent) -> tuple[object, ...]:
-    """Write a row's values in the order of `_COLUMNS`."""
-    event = row.event
-    return (
-        event.id,
-        micros(event.at),
-        micros(row.received_at),
-        row.worker,
-        storable(event.decky),
-        storable(event.service),
-        storable(event.event_type),
-        event.trust.value,
-        _storable_or_none(event.src_ip),
-        event.src_port,
-        _storable_or_none(event.dst_ip),
-        event.dst_port,
-        _storable_or_none(event.session),
-        event.pid,
-        json_text({**event.fields, **row.more} if row.more else dict(event.fields)),
-        storable(event.text),
-        storable(event.source),
-        storable(event.cursor),
-    )
+_INSERT = f"INSERT INTO events ({', '.join(_COLUMNS)}) VALUES "  # noqa: S608 -- names of ours
 
 
 def _document(row: Row[Any]) -> dict[str, Any]:
@@ -155,7 +109,3 @@ def _document(row: Row[Any]) -> dict[str, Any]:
     document["at"], document["received_at"] = iso(row.at), iso(row.received_at)
     document["fields"] = json_object(row.fields)
     return document
-
-
-def _storable_or_none(text: str | None) -> str | None:
-    return None if text is None else storable(text)

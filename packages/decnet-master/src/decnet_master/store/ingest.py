@@ -1,4 +1,4 @@
-"""What the ingester writes: events, the lines that were none, and how far it has read, all in one transaction.
+"""What the ingester writes: events and their sums, the lines that were none, how far it has read: in one transaction.
 
 The position is one row. `append` moves it from where the caller believes it to be, in the transaction that adds the
 rows: so rows and position agree after any crash, and of two ingesters on one database only one gets on (the other's
@@ -13,15 +13,28 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from decnet_core.errors import Conflict, LocalProtocolError
 from decnet_master.journal.reader import START, Position
+from decnet_master.store.derived import merge, rebuild
+from decnet_master.store.derived_tables import DERIVED_VERSION
 from decnet_master.store.engine import Database
-from decnet_master.store.events import NewEvent, insert_events
+from decnet_master.store.events import insert_events
+from decnet_master.store.records import COLUMNS, Load
 from decnet_master.store.schema import dead_letters, ingest_position
+from decnet_master.store.slices import Slice, slice_for
 from decnet_master.store.values import micros, moment, original, storable
+
+LETTERS_KEPT = 20_000
+"""Dead letters, the newest of them: a sender that speaks another language must not fill the disk with it."""
+
+LETTER_BYTES = 256 << 10
+"""Of a line that is no event; beyond any that our own programs write."""
+
+RECEIVED_AT = COLUMNS.index("received_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,7 @@ class Ingest:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._slice: Slice | None = None  # the newest, as it was when a transaction of ours was committed
 
     async def position(self) -> Position:
         """Tell up to where the journal is stored; `START` before the first row."""
@@ -57,13 +71,11 @@ class Ingest:
             row = (await connection.execute(select(ingest_position))).one_or_none()
         return START if row is None else Position(row.segment, row.offset)
 
-    async def append(
-        self, rows: Sequence[NewEvent], letters: Sequence[DeadLetter], position: Position, expected: Position
-    ) -> None:
-        """Store rows and dead letters and move the position, durably, all or nothing.
+    async def append(self, load: Load, letters: Sequence[DeadLetter], position: Position, expected: Position) -> None:
+        """Store a load and dead letters and move the position, durably, all or nothing.
 
         Args:
-            rows: in their order.
+            load: events, and what they add to attackers, sessions and credentials.
             letters: in their order.
             position: where the journal is read from next.
             expected: where the caller read it from.
@@ -74,30 +86,65 @@ class Ingest:
             Unavailable, RetryLater: the database does not answer. Whether the rows were stored is not known: read
                 the position again.
         """
-        move = (
-            update(ingest_position)
-            .where(ingest_position.c.segment == expected.segment, ingest_position.c.offset == expected.offset)
-            .values(segment=position.segment, offset=position.offset)
-        )
+        here = (ingest_position.c.segment == expected.segment) & (ingest_position.c.offset == expected.offset)
+        move = update(ingest_position).where(here).values(segment=position.segment, offset=position.offset)
+        slice_ = self._slice
         async with self._database.write() as connection:
-            if (await connection.execute(move)).rowcount != 1:
+            last_seq = (await connection.execute(move.returning(ingest_position.c.last_seq))).scalar()
+            if last_seq is None:
                 raise Conflict(
                     "Another ingester has moved the position in the journal", "Run one ingester for one database."
                 )
-            await insert_events(connection, rows, copy=not self._database.is_sqlite)
+            if load.records:
+                slice_ = await self._insert(connection, load, last_seq)
             if letters:
-                await connection.execute(insert(dead_letters), [_record(letter) for letter in letters])
+                await self._insert_letters(connection, letters)
+        self._slice = slice_
 
-    async def refusal(self, row: NewEvent) -> str | None:
-        """Try one row without keeping it: why the database refuses it, or None when it would not.
+    async def add(self, connection: AsyncConnection, load: Load) -> None:
+        """Store events of the master's own in the caller's transaction; the position stays where it is."""
+        lock = update(ingest_position).values(id=1).returning(ingest_position.c.last_seq)
+        await self._insert(connection, load, (await connection.execute(lock)).scalar_one())
+
+    async def _insert(self, connection: AsyncConnection, load: Load, last_seq: int) -> Slice:
+        sqlite = self._database.is_sqlite
+        received_at = max(record[RECEIVED_AT] for record in load.records)
+        slice_ = await slice_for(connection, last_seq, received_at, self._slice, sqlite=sqlite)
+        first_seq = max(last_seq + 1, slice_.first_seq)
+        new_last = first_seq + len(load.records) - 1
+        await connection.execute(update(ingest_position).values(last_seq=new_last))
+        await insert_events(connection, load.records, first_seq, sqlite=sqlite)
+        await merge(connection, load.tally, sqlite=sqlite)
+        return slice_
+
+    async def _insert_letters(self, connection: AsyncConnection, letters: Sequence[DeadLetter]) -> None:
+        await connection.execute(insert(dead_letters), [_record(letter) for letter in letters])
+        newest = select(func.max(dead_letters.c.seq)).scalar_subquery()
+        await connection.execute(delete(dead_letters).where(dead_letters.c.seq <= newest - LETTERS_KEPT))
+
+    async def rebuild(self) -> int:
+        """Make attackers, sessions and credentials anew from the events that there are; the ingester waits meanwhile.
+
+        Returns:
+            how many events there are.
+
+        Raises:
+            Unavailable, RetryLater: the database does not answer; nothing changed.
+        """
+        async with self._database.write() as connection:
+            await connection.execute(update(ingest_position).values(derived_version=DERIVED_VERSION))
+            return await rebuild(connection, sqlite=self._database.is_sqlite)
+
+    async def refusal(self, load: Load) -> str | None:
+        """Try a load of one row without keeping it: why the database refuses it, or None when it would not.
 
         Raises:
             Unavailable, RetryLater: the database does not answer.
         """
         try:
             async with self._database.write() as connection:
-                await connection.execute(select(ingest_position.c.id))
-                await insert_events(connection, [row], copy=not self._database.is_sqlite)
+                last_seq = (await connection.execute(select(ingest_position.c.last_seq))).scalar_one()
+                await self._insert(connection, load, last_seq)
                 await connection.rollback()
         except (LocalProtocolError, IntegrityError) as refused:
             return str(refused) if isinstance(refused, LocalProtocolError) else "A constraint refuses it"
@@ -122,7 +169,7 @@ def _record(letter: DeadLetter) -> dict[str, Any]:
         "position": letter.position,
         "received_at": micros(letter.received_at),
         "reason": storable(letter.reason),
-        "raw": letter.raw,
+        "raw": letter.raw[:LETTER_BYTES],
     }
 
 

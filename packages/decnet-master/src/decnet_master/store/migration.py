@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from sqlalchemy import text
+from sqlalchemy import text, update
 from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from decnet_master.store.derived import rebuild
+from decnet_master.store.derived_tables import DERIVED_VERSION
 from decnet_master.store.engine import Database, create_file, database_url
 from decnet_master.store.revision import HEAD
+from decnet_master.store.schema import ingest_position
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -42,12 +46,19 @@ async def migrate(url: str) -> None:
         ConfigError: not such a URL.
         Unavailable, RetryLater: the database does not answer, or its file cannot be created.
     """
-    await walk(url, HEAD)
+    await walk(url, HEAD, derive=True)
     log.info("database.migrated", revision=HEAD)
 
 
-async def walk(url: str, revision: str) -> None:
-    """Go to a revision, up or down; `base` is the empty database. Down loses data: for tests and for emergencies."""
+async def walk(url: str, revision: str, *, derive: bool = False) -> None:
+    """Go to a revision, up or down; `base` is the empty database. Down loses data: for tests and for emergencies.
+
+    Args:
+        url: see `migrate`.
+        revision: where to.
+        derive: whether to make anew what is derived from events, in the same transaction, unless it is as this
+            release derives it; at the newest revision alone.
+    """
     parsed = database_url(url)
     create_file(parsed)
     database = Database(parsed, connections=1, transaction_secs=MIGRATION_SECS)
@@ -56,8 +67,18 @@ async def walk(url: str, revision: str) -> None:
             if not database.is_sqlite:
                 await connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
             await connection.run_sync(_walk_to(revision))
+            if derive:
+                await _derive(connection, sqlite=database.is_sqlite)
     finally:
         await database.close()
+
+
+async def _derive(connection: AsyncConnection, *, sqlite: bool) -> None:
+    # Locked by the update: an ingester that runs already stores nothing in between.
+    outdated = update(ingest_position).where(ingest_position.c.derived_version != DERIVED_VERSION)
+    if (await connection.execute(outdated.values(derived_version=DERIVED_VERSION))).rowcount:
+        count = await rebuild(connection, sqlite=sqlite)
+        log.info("derived.rebuilt", events=count)
 
 
 def alembic_config(connection: Connection | None = None) -> Config:

@@ -9,8 +9,9 @@ Representation, the same on both engines:
 - JSON is TEXT, written and read by us; the engines' JSON types refuse escapes that attackers can write.
 - Names of constraints follow one convention, so that a migration can name what it changes.
 
-`events.seq` is the order of commits: one ingester writes at a time (the row of `ingest_position` is its lock), so a
-reader who has seen `seq` n never misses a smaller one. Gaps mean nothing: a transaction that failed leaves one.
+`events.seq` is the order of commits: one ingester writes at a time (the row of `ingest_position` is its lock, and
+holds the last number), so a reader who has seen `seq` n never misses a smaller one. The numbers of a day are a range,
+see `store.slices`; on PostgreSQL the table is partitioned by these ranges.
 
 Indexes serve paging: each filter column is followed by `seq`. Columns that are indexed are bounded before they come
 here (PostgreSQL refuses an index entry above 2,704 bytes); the ingester sees to that.
@@ -123,7 +124,7 @@ deckies = Table(
 events = Table(
     "events",
     metadata,
-    Column("seq", _COUNTED, Identity(), primary_key=True),
+    Column("seq", _COUNTED, primary_key=True, autoincrement=False),
     Column("id", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
     Column("received_at", BigInteger, nullable=False),
@@ -146,7 +147,14 @@ events = Table(
     Index(None, "decky", "seq"),
     Index(None, "src_ip", "seq"),
     Index(None, "event_type", "seq"),
-    sqlite_autoincrement=True,
+    postgresql_partition_by="RANGE (seq)",
+)
+
+event_days = Table(
+    "event_days",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("day", BigInteger, nullable=False),
 )
 
 dead_letters = Table(
@@ -168,6 +176,8 @@ ingest_position = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("segment", BigInteger, nullable=False),
     Column("offset", BigInteger, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("derived_version", Integer, nullable=False),
     CheckConstraint("id = 1", name="one_row"),
 )
 

@@ -16,6 +16,7 @@ from decnet_master.store.hosts import Hosts
 from decnet_master.store.ingest import Ingest
 from decnet_master.store.revision import HEAD
 from decnet_master.store.shipping import Shipping
+from decnet_master.store.slices import Slices
 from decnet_master.store.tokens import Tokens
 from decnet_master.store.users import Users
 
@@ -32,6 +33,7 @@ class Store:
         self.events = Events(database)
         self.users = Users(database)
         self.ingest = Ingest(database)
+        self.slices = Slices(database)
         self.shipping = Shipping(database)
 
     @classmethod

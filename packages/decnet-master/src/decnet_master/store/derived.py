@@ -1,0 +1,115 @@
+"""Merge tallies into the derived tables, and make those anew from the events.
+
+Each table takes a load's rows in few statements: PostgreSQL one INSERT … SELECT FROM unnest(…) with an array for each
+column, SQLite one INSERT with the values of many rows. What is there and what comes are merged by the rules that the
+columns carry (`store.derived_tables`), in the caller's transaction.
+
+Rows are given in the order of their keys: two writers that met in one table would then wait and not deadlock, and
+neighbours share a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, LargeBinary, Table, delete, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from decnet_master.store.bulk import insert_rows, raw_connection
+from decnet_master.store.derived_tables import DERIVED
+from decnet_master.store.records import COLUMNS, Record
+from decnet_master.store.schema import events
+from decnet_master.store.tally import TELLING, Tally
+from decnet_master.store.values import json_object
+
+REBUILD_ROWS = 20_000
+"""Events that a rebuild holds at a time: some 30 MB."""
+
+_TYPE, _FIELDS = COLUMNS.index("event_type"), COLUMNS.index("fields")
+
+
+async def merge(connection: AsyncConnection, tally: Tally, *, sqlite: bool) -> None:
+    """Add a tally to the tables, inside the caller's transaction."""
+    for table in DERIVED:
+        rows = sorted(getattr(tally, table.name)())
+        if not rows:
+            continue
+        if sqlite:
+            await insert_rows(connection, _insert(table), rows, _merging(table, least="MIN", greatest="MAX"))
+        else:
+            statement = _insert_arrays(table) + _merging(table, least="LEAST", greatest="GREATEST")
+            await (await raw_connection(connection)).execute(statement, *zip(*rows, strict=True))
+
+
+async def rebuild(connection: AsyncConnection, *, sqlite: bool) -> int:
+    """Make the tables anew from the events, inside the caller's transaction; the caller keeps the ingester away.
+
+    Returns:
+        how many events there are.
+    """
+    for table in DERIVED:
+        await connection.execute(delete(table))
+    page_of = select(events.c.seq, *(events.c[name] for name in COLUMNS)).order_by(events.c.seq).limit(REBUILD_ROWS)
+    count, query = 0, page_of
+    while page := (await connection.execute(query)).all():
+        await merge(connection, tally_of(tuple(row)[1:] for row in page), sqlite=sqlite)
+        count, query = count + len(page), page_of.where(events.c.seq > page[-1].seq)
+    return count
+
+
+def tally_of(records: Iterable[Record]) -> Tally:
+    """Fold rows as they are stored."""
+    tally = Tally()
+    for record in records:
+        tally.add(record, json_object(record[_FIELDS]) if record[_TYPE] in TELLING else {})
+    return tally
+
+
+@cache
+def _insert(table: Table) -> str:
+    return f"INSERT INTO {table.name} ({_names(table)}) VALUES "  # noqa: S608 -- names of ours
+
+
+@cache
+def _insert_arrays(table: Table) -> str:
+    arrays = ", ".join(f"${n}::{_array(column)}" for n, column in enumerate(table.columns, 1))
+    return f"INSERT INTO {table.name} ({_names(table)}) SELECT * FROM unnest({arrays})"  # noqa: S608 -- names of ours
+
+
+def _names(table: Table) -> str:
+    return ", ".join(f'"{column.name}"' for column in table.columns)
+
+
+def _array(column: Column[Any]) -> str:
+    if isinstance(column.type, LargeBinary):
+        return "bytea[]"
+    return "bigint[]" if isinstance(column.type, BigInteger) else "text[]"
+
+
+@cache
+def _merging(table: Table, *, least: str, greatest: str) -> str:
+    keys = ", ".join(column.name for column in table.primary_key.columns)
+    changes = ", ".join(_change(table, column, least, greatest) for column in table.columns if _changes(column))
+    return f" ON CONFLICT ({keys}) DO UPDATE SET {changes}"
+
+
+def _changes(column: Column[Any]) -> bool:
+    """Tell whether a value that comes can change the one that is there: the first one stays, unless it is NULL."""
+    return bool(column.info) and (column.info["merge"] != "first" or bool(column.nullable))
+
+
+def _change(table: Table, column: Column[Any], least: str, greatest: str) -> str:
+    name = f'"{column.name}"'
+    there, new = f"{table.name}.{name}", f"excluded.{name}"
+    rule = column.info["merge"]
+    if rule == "sum":
+        merged = f"{there} + {new}"
+    elif rule == "first":
+        merged = f"coalesce({there}, {new})"
+    else:
+        merged = f"{least if rule == 'min' else greatest}({there}, {new})"
+        if column.nullable:  # SQLite's MIN and MAX of a NULL are NULL, PostgreSQL's look past it
+            merged = f"coalesce({merged}, {there}, {new})"
+    return f"{name} = {merged}"
