@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import ssl
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
@@ -133,12 +135,24 @@ def tampered_csr() -> bytes:
     return x509.load_der_x509_csr(bytes(request)).public_bytes(serialization.Encoding.PEM)
 
 
+def csr_of_another_version() -> bytes:
+    pem = certificates.make_csr(certificates.generate_key(), AGENT)
+    body = base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+    at = body.index(b"\x02\x01\x00")  # RFC 2986 section 4.1: version INTEGER { v1(0) }
+    return (
+        ssl.DER_cert_to_PEM_cert(body[:at] + b"\x02\x01\x20" + body[at + 3 :])
+        .encode()
+        .replace(b"CERTIFICATE", b"CERTIFICATE REQUEST")
+    )
+
+
 REFUSED_REQUESTS = {
     "garbage": lambda: b"\x00\xffnot a request",
     "empty": lambda: b"",
     "broken pem": lambda: b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
     "too long": lambda: certificates.make_csr(certificates.generate_key(), AGENT) + b"\n" * certificates.MAX_CSR_BYTES,
     "tampered": tampered_csr,
+    "another version": csr_of_another_version,
     "RSA-1024": lambda: signed_csr(rsa.generate_private_key(65537, 1024), algorithm=hashes.SHA256()),  # noqa: S505
     "P-521": lambda: signed_csr(ec.generate_private_key(ec.SECP521R1()), algorithm=hashes.SHA256()),
     "Ed25519": lambda: signed_csr(ed25519.Ed25519PrivateKey.generate()),

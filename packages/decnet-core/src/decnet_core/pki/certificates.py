@@ -97,7 +97,7 @@ def load_csr_key(csr_pem: bytes) -> PublicKey:
     try:
         request = x509.load_pem_x509_csr(csr_pem)
         key = request.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise RemoteProtocolError("The certificate request cannot be read", advice) from error
     # The size first: checking a signature is what an oversized key makes expensive.
     if not isinstance(key, PublicKey) or not _is_accepted(key):

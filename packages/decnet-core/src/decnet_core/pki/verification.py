@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import Criticality, ExtensionPolicy, Policy, PolicyBuilder, Store, VerificationError
@@ -32,6 +33,9 @@ MAX_PEM_BYTES = 64 * 1024
 
 _ENROL_AGAIN = "Enrol the peer again; it must use the certificate that `join` stored."
 
+_UNREADABLE = (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm)
+"""What the library raises for certificates that it cannot read, beside ValueError."""
+
 
 def load_certificates(pem: bytes) -> list[x509.Certificate]:
     """Parse one or more PEM certificates.
@@ -42,9 +46,12 @@ def load_certificates(pem: bytes) -> list[x509.Certificate]:
     if len(pem) > MAX_PEM_BYTES:
         raise RemoteProtocolError(f"The certificate file is longer than {MAX_PEM_BYTES} bytes", _ENROL_AGAIN)
     try:
-        return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+        certificates = x509.load_pem_x509_certificates(pem)
+        for certificate in certificates:  # the library reads these when they are asked for, which is too late
+            _ = certificate.subject, certificate.issuer, certificate.extensions
+    except (ValueError, *_UNREADABLE) as error:
         raise RemoteProtocolError("The certificate cannot be read", _ENROL_AGAIN) from error
+    return certificates
 
 
 def verify_chain(
