@@ -5,7 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decnet_core.errors import LocalProtocolError, RemoteProtocolError, Unavailable
-from decnet_core.shipping.control import MAX_LINE_BYTES, Ack, Hello, Ping, Reason, Refuse, Resume, Skip, encode_control
+from decnet_core.shipping.control import (
+    MAX_LINE_BYTES,
+    MAX_OFFSET,
+    Ack,
+    Hello,
+    Ping,
+    Reason,
+    Refuse,
+    Resume,
+    Skip,
+    encode_control,
+)
 from decnet_core.shipping.receiver import End, Limits, Receiver, Resolve, Send, State, Store
 from decnet_core.syslog.framing import encode_frame, encode_frames
 
@@ -87,6 +98,15 @@ def test_good_lines_before_a_broken_frame_are_stored(wrong: bytes) -> None:
     first, *_, last = opened().receive(encode_frames([b"ab", b"cd"]) + wrong, 1)
     assert first == Store(STREAM, 0, 6, b"ab\ncd\n")
     assert isinstance(last, End)
+
+
+def test_lines_up_to_the_last_offset_that_can_be_counted_are_stored() -> None:
+    start = MAX_OFFSET - 5
+    lines = encode_frames([b"ab", b"c", b"d"])
+    *stored, refused, end = opened(start).receive(lines, 1)
+    assert [(piece.start, piece.end, piece.data) for piece in stored] == [(start, MAX_OFFSET, b"ab\nc\n")]
+    assert refused == Send(encode_control(Refuse(Reason.PROTOCOL)))
+    assert isinstance(end, End)
 
 
 def test_being_superseded_is_told() -> None:

@@ -189,6 +189,10 @@ class Receiver:
             raise RemoteProtocolError("A line came before RESUME")
         data = b"\n".join((*lines, b""))
         if data.count(b"\n") == len(lines):
+            fit = data.rfind(b"\n", 0, MAX_OFFSET - self._stored) + 1
+            if 0 < fit < len(data):  # the end of all counting: the lines up to it are good
+                self._store(fit, data[:fit], commands)
+                data = data[fit:]
             self._store(len(data), data, commands)
             return
         bad = next(number for number, line in enumerate(lines) if b"\n" in line)
