@@ -15,6 +15,7 @@ from decnet_core.fleet import Account, DeckySpec
 from decnet_master.store import Store
 from decnet_master.store.doorbook import STREAMS_PER_HOST, DoorBook, ListenerState, StreamReport, WorkerReport
 from decnet_master.store.ingest import DeadLetter
+from decnet_master.store.records import Load
 from decnet_master.store.shipping import STALE, Settled, _heard_event, _silent_event
 from tests.store.samples import NOW, enrol, redemption
 
@@ -214,7 +215,7 @@ def test_both_events_keep_to_the_catalogue() -> None:
 async def test_recent_dead_letters_are_counted_up_to_a_bound(store: Store) -> None:
     at = await store.ingest.position()
     letters = [DeadLetter("logship@w1", "s1", number, NOW + secs(number), "it is none", b"x") for number in range(10)]
-    await store.ingest.append([], letters, type(at)(1, 10), at)
+    await store.ingest.append(Load(), letters, type(at)(1, 10), at)
     assert await store.shipping.recent_dead_letters(NOW + secs(6), 100) == 4
     assert await store.shipping.recent_dead_letters(NOW, 5) == 5
     assert await store.shipping.recent_dead_letters(NOW + secs(60), 5) == 0

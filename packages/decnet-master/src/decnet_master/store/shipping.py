@@ -26,8 +26,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from decnet_core.events import Event, EventType, Trust
 from decnet_master.store.doorbook import ListenerState
 from decnet_master.store.engine import Database
-from decnet_master.store.events import NewEvent, insert_events
+from decnet_master.store.ingest import Ingest
 from decnet_master.store.joining import HostStatus
+from decnet_master.store.records import Load, NewEvent
 from decnet_master.store.schema import dead_letters, deckies, events, hosts, ingest_position, metadata
 from decnet_master.store.values import micros, moment
 
@@ -168,6 +169,7 @@ class Shipping:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._ingest = Ingest(database)
 
     async def overview(self, now: datetime) -> Overview:
         """Read the state of the listener and of every worker that is active or silent, by name."""
@@ -254,7 +256,8 @@ class Shipping:
                     for host, since in ended.items()
                 ),
             ]
-            await insert_events(connection, rows, copy=not self._database.is_sqlite)
+            if rows:
+                await self._ingest.add(connection, Load.of(rows))
         return Settled(tuple(raised), tuple(ended))
 
 
