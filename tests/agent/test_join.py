@@ -43,7 +43,7 @@ class Master:
         self._pin = pin
 
     async def token(self, host: str = "w1", *, lifetime: timedelta = timedelta(minutes=10)) -> JoinToken:
-        return await TokenMint(self._store, self._pin, self.endpoint).issue(host, lifetime, datetime.now(UTC))
+        return await TokenMint(self._store, lambda: self._pin, lambda: self.endpoint).issue(host, lifetime, datetime.now(UTC))
 
 
 @pytest.fixture

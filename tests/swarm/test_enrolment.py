@@ -143,7 +143,7 @@ async def test_of_racing_workers_one_wins(controller: httpx.AsyncClient, joiner:
 
 
 async def test_an_expired_token_gives_nothing(store: Store, joiner: httpx.AsyncClient, template: Template) -> None:
-    mint = TokenMint(store, template.pin, Endpoint("127.0.0.1", 1))
+    mint = TokenMint(store, lambda: template.pin, lambda: Endpoint("127.0.0.1", 1))
     token = await mint.issue("w1", timedelta(minutes=10), datetime.now(UTC) - timedelta(minutes=11))
     refused = await post(joiner, request_of(token))
     assert refused.status_code == REFUSED

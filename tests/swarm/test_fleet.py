@@ -14,6 +14,7 @@ from decnet_agent.settings import AgentSettings
 from decnet_core.enrolment import JoinToken
 from decnet_core.identity import Role
 from decnet_master.store import Store
+from decnet_master.swarmctl import dispatch
 from tests.swarm.agents import DictionaryAgent, joined
 
 
@@ -108,7 +109,51 @@ async def test_a_decky_that_does_not_run_is_told_and_sent_again(
     assert again["added"] == []
 
 
-async def test_two_changes_at_once_are_refused(
+async def test_a_worker_that_is_busy_keeps_nobody_else_waiting(
+    controller: httpx.AsyncClient, store: Store, stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    slow = await worker("w1", controller, stack, tmp_path)
+    slow.release.clear()
+    first = asyncio.create_task(deploy(controller, 1, hosts=["w1"]))
+    async with asyncio.timeout(10):
+        await slow.asked.wait()
+    quick = await worker("w2", controller, stack, tmp_path)
+    async with asyncio.timeout(4):  # well before it would have given up waiting for w1
+        second = await deploy(controller, 2, hosts=["w2"])
+    assert [(row["host"], row["ok"]) for row in second["results"]] == [("w2", True)]
+    assert len(quick.running) == 2
+    slow.release.set()
+    assert (await first)["results"][0]["ok"]
+    # What w1 reported was an older generation when it came: it is sent the newest by itself, and that report counts.
+    async with asyncio.timeout(10):
+        while any(decky.phase is None for decky in await store.fleet.current()):
+            await asyncio.sleep(0.02)
+    assert [shard.generation for shard in slow.shards] == [first.result()["generation"], second["generation"]]
+
+
+async def test_a_change_for_a_busy_worker_is_told_and_sent_after(
+    controller: httpx.AsyncClient, stack: AsyncExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "BUSY_SECS", 0.05)
+    agent = await worker("w1", controller, stack, tmp_path)
+    agent.release.clear()
+    first = asyncio.create_task(deploy(controller, 1))
+    async with asyncio.timeout(10):
+        await agent.asked.wait()
+    replies = [await deploy(controller, 1) for _ in range(3)]
+    for reply in replies:
+        (row,) = reply["results"]
+        assert not row["ok"]
+        assert "still busy with generation" in row["error"]
+    agent.release.set()
+    await first
+    async with asyncio.timeout(10):
+        while len(agent.running) < 4:
+            await asyncio.sleep(0.02)
+    assert len(agent.shards) == 2, "of those that waited only the newest was sent"
+
+
+async def test_who_is_decommissioned_meanwhile_is_spoken_to_no_more(
     controller: httpx.AsyncClient, stack: AsyncExitStack, tmp_path: Path
 ) -> None:
     agent = await worker("w1", controller, stack, tmp_path)
@@ -116,11 +161,25 @@ async def test_two_changes_at_once_are_refused(
     first = asyncio.create_task(deploy(controller, 1))
     async with asyncio.timeout(10):
         await agent.asked.wait()
-    refused = await controller.post("/fleet/deploy", json={"count": 0})
-    assert refused.status_code == 409
-    assert "another command" in refused.json()["detail"]
+        await controller.post("/hosts/w1/decommission")
+        (row,) = (await first)["results"]
+    assert "was decommissioned meanwhile" in row["error"]
     agent.release.set()
-    assert (await first)["results"][0]["ok"]
+
+
+async def test_an_agents_revoked_certificate_is_refused_before_anything_is_sent(
+    controller: httpx.AsyncClient, store: Store, stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    """The name is back, and who answers still holds what it had before: the TLS library finds nothing wrong."""
+    before = await worker("w1", controller, stack, tmp_path / "before")
+    port = (await store.hosts.get("w1")).agent_port
+    await controller.post("/hosts/w1/decommission")
+    answer = await controller.post("/hosts", json={"name": "w1"})
+    settings = AgentSettings.load(data_directory=tmp_path / "after", agent_address=f"127.0.0.1:{port}")
+    await asyncio.to_thread(joining.join, settings, JoinToken.parse(answer.json()["token"]))
+    reply = await deploy(controller, 1)
+    assert "certificate that is not current" in reply["results"][0]["error"]
+    assert before.shards == []
 
 
 async def test_another_identity_of_the_worker_is_not_its_agent(

@@ -26,10 +26,10 @@ async def test_the_cas_key_is_encrypted_where_a_passphrase_is_set(tmp_path: Path
     key = (settings.ca_directory / "ca.key").read_text()
     assert "ENCRYPTED" in key
     now = datetime.now(UTC)
-    assert installation.open_authority(settings, now).fingerprint == done.pin
+    assert installation.open_authorities(settings, now).anchor.fingerprint == done.pin
     for wrong in (None, "wrong horse"):
         with pytest.raises(ConfigError) as told:
-            installation.open_authority(settings.model_copy(update={"ca_passphrase": wrong}), now)
+            installation.open_authorities(settings.model_copy(update={"ca_passphrase": wrong}), now)
         assert "horse" not in told.value.message + told.value.advice
 
 
@@ -55,32 +55,51 @@ def test_the_masters_certificate_carries_its_public_name(
 ) -> None:
     settings = settings.model_copy(update={"public_address": public})
     now = datetime.now(UTC)
-    authority = installation.open_authority(settings, now)
-    identity, made = installation.ensure_identity(settings, authority, now)
+    authorities = installation.open_authorities(settings, now)
+    identity, made = installation.ensure_identity(settings, authorities, now)
     assert made
     assert names_of(identity) == ({"decnet-master"} | dns, ips)
-    assert installation.ensure_identity(settings, authority, now) == (identity, False)
+    assert installation.ensure_identity(settings, authorities, now) == (identity, False)
 
 
 def test_the_masters_certificate_is_renewed_before_it_ends(settings: MasterSettings) -> None:
     now = datetime.now(UTC)
-    authority = installation.open_authority(settings, now)
-    first, made = installation.ensure_identity(settings, authority, now)
+    authorities = installation.open_authorities(settings, now)
+    first, made = installation.ensure_identity(settings, authorities, now)
     assert not made
-    later = first.not_after - timedelta(days=30)
-    renewed, made = installation.ensure_identity(settings, authority, later)
+    assert first.not_after - now <= timedelta(days=7)
+    early = first.not_before + (first.not_after - first.not_before) * 0.66
+    assert installation.ensure_identity(settings, authorities, early) == (first, False)
+    later = first.not_before + (first.not_after - first.not_before) * 0.76
+    renewed, made = installation.ensure_identity(settings, authorities, later)
     assert made
     assert renewed.not_after > first.not_after
-    ended, made = installation.ensure_identity(settings, authority, renewed.not_after + timedelta(days=1))
+    ended, made = installation.ensure_identity(settings, authorities, renewed.not_after + timedelta(days=1))
     assert made
     assert ended.identity == first.identity
 
 
 def test_without_init_there_is_no_authority(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as told:
-        installation.open_authority(settings_in(tmp_path), datetime.now(UTC))
+        installation.open_authorities(settings_in(tmp_path), datetime.now(UTC))
     assert "decnet-master init" in told.value.advice
     assert not (tmp_path / "data").exists()
+
+
+async def test_the_passphrase_may_lie_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"correct horse\nand nothing of this\n")
+    settings = settings_in(tmp_path, ca_passphrase_file=tmp_path / "secret")
+    done = await installation.install(settings)
+    assert "ENCRYPTED" in (settings.ca_directory / "ca.key").read_text()
+    now = datetime.now(UTC)
+    by_value = settings.model_copy(update={"ca_passphrase": "correct horse", "ca_passphrase_file": None})
+    assert installation.open_authorities(by_value, now).anchor.fingerprint == done.pin
+    (tmp_path / "secret").write_bytes(b"\n")
+    with pytest.raises(ConfigError, match="no passphrase"):
+        installation.open_authorities(settings, now)
+    (tmp_path / "secret").unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        installation.open_authorities(settings, now)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Joining: the token an operator carries to a worker, and what the worker and the master then say to each other.
+"""Joining and renewing: the token an operator carries to a worker, and what worker and master say to each other.
 
 A token is `decnet-join.` and the base64url of one JSON object. It holds the master's enrolment address, the SHA-256
 of the CA's DER certificate (the pin), the token's id and secret, the worker's name and the time it ends. It works
@@ -8,8 +8,13 @@ The order on the wire, over TLS to the enrolment address:
   1. `GET /ca` without trust in anything: the answer is compared with the pin before anything else is sent.
   2. On a new connection that trusts this CA alone and checks the name `decnet-master`: `POST /join` with the token's
      id, its secret and one CSR for each identity (agent, logship, updater). The keys never leave the worker.
-  3. The answer holds the certificates. The same keys with the same token get the same answer again, so that an answer
-     lost on the way costs nothing; other keys with a used token are refused.
+  3. The answer holds the certificates and all CAs that are trusted, the pinned one among them. The same keys with the
+     same token get the same answer again, so that an answer lost on the way costs nothing; other keys with a used token
+     are refused.
+
+Renewing goes to the same address, on a connection on which the worker shows its agent's certificate: `POST /renew` with
+CSRs for new keys. The same keys get the same certificates again. When they are stored, `GET /renewed` on a connection
+that shows the new one tells the master so: it must know which workers have learnt of a new CA.
 """
 
 from __future__ import annotations
@@ -81,13 +86,28 @@ class JoinRequest(Contract):
 
 
 class JoinReply(Contract):
-    """The master's half: the CA and one certificate (PEM) for each identity asked for."""
+    """The master's half: the CAs to trust and one certificate (PEM) for each identity asked for."""
 
     host: WorkerName
     ca_pem: str
     certificates: dict[Role, str]
     listener_port: Annotated[int, Field(ge=1, le=0xFFFF)]
     """Port of the master's log listener, on the address that the worker joined at."""
+
+
+class RenewRequest(Contract):
+    """The worker's half of a renewal: one CSR (PEM) for each identity."""
+
+    version: Annotated[str, Field(max_length=64)]
+    csrs: Annotated[dict[Role, Annotated[str, Field(max_length=MAX_CSR_CHARS)]], Field(min_length=1)]
+
+
+class RenewReply(Contract):
+    """The master's half of a renewal: the CAs to trust from now on, and one certificate (PEM) for each identity."""
+
+    host: WorkerName
+    ca_pem: str
+    certificates: dict[Role, str]
 
 
 class Enrolment(Contract):

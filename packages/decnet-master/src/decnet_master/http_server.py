@@ -5,6 +5,7 @@ uvicorn does the HTTP. Changed here, because a daemon of ours owns it:
 - the TLS handshake and a request's head have deadlines: uvicorn times only the pause between two requests, so a
   client that sends one byte a minute would hold a connection for ever;
 - nothing wakes up ten times a second: the guard writes the date;
+- the application knows the peer of a connection that brought a certificate (`decnet_core.peer`);
 - no access log, no server header, no forwarded headers, no websockets.
 """
 
@@ -18,11 +19,14 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from decnet_core.daemon import Ready
+from decnet_core.errors import TrustError
+from decnet_core.peer import admit
 from decnet_core.tls_server import TlsServer
 
 HANDSHAKE_SECS = 10.0
@@ -34,6 +38,9 @@ HEAD_SECS = 10.0
 KEEP_ALIVE_SECS = 15
 STOP_SECS = 3
 """How long answers under way may take to end when the server stops; inside the supervisor's ten."""
+
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +144,7 @@ class _Timed(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
+        self.app = admit(self.app, transport, _on_refused)
         self._head_timer = self.loop.call_later(HEAD_SECS, transport.abort)
         if self.connection_secs is not None:
             self._life_timer = self.loop.call_later(self.connection_secs, transport.abort)
@@ -159,3 +167,7 @@ class _Timed(H11Protocol):
 
 def _protocol(limits: Limits) -> type[H11Protocol]:
     return type("Timed", (_Timed,), {"connection_secs": limits.connection_secs})
+
+
+def _on_refused(error: TrustError, address: str) -> None:
+    log.warning("peer.refused", address=address, reason=error.message)

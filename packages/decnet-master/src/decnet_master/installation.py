@@ -26,9 +26,12 @@ from cryptography import x509
 from decnet_core.endpoints import Endpoint
 from decnet_core.errors import ConfigError, TrustError
 from decnet_core.identity import MASTER, Role
-from decnet_core.pki.authority import CERTIFICATE_FILE, CertificateAuthority
+from decnet_core.pki import rotation
+from decnet_core.pki.authority import CERTIFICATE_FILE
 from decnet_core.pki.certificates import make_csr
 from decnet_core.pki.keystore import KeyStore, StoredIdentity
+from decnet_core.pki.live import renewal_due
+from decnet_core.pki.rotation import Authorities
 from decnet_core.pki.verification import load_certificates
 from decnet_master import passwords, secret_files
 from decnet_master.settings import MasterSettings
@@ -37,7 +40,7 @@ from decnet_master.store import Store, migrate
 CA_NAME = "DECNET CA"
 ADMIN = "admin"
 SERVICE_USER = "decnet"
-IDENTITY_LIFETIME = timedelta(days=365)
+MAX_PASSPHRASE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +83,9 @@ async def install(settings: MasterSettings, tell: Callable[[Installation], None]
     steps = [_folder(settings.data_directory, 0o750)]
     steps += [_folder(path, 0o700) for path in (settings.identities_directory, settings.journal_directory)]
     ca_is_new = not (settings.ca_directory / CERTIFICATE_FILE).exists()
-    authority = _authority(settings, now)
+    authorities = rotation.open_or_create(settings.ca_directory, CA_NAME, ca_passphrase(settings), now)
     steps.append(Step("certificate authority", str(settings.ca_directory), ca_is_new))
-    _, renewed = ensure_identity(settings, authority, now)
+    _, renewed = ensure_identity(settings, authorities, now)
     steps.append(Step("the master's certificate", str(settings.identities_directory), renewed))
     for what, path in (
         ("secret of the controller", settings.controller_secret_file),
@@ -93,7 +96,7 @@ async def install(settings: MasterSettings, tell: Callable[[Installation], None]
     async with await Store.open(settings.database, connections=1) as store:
         password = passwords.generate() if await store.users.count() == 0 else None
         steps.append(Step("first user", ADMIN, password is not None))
-        done = Installation(tuple(steps), authority.fingerprint, password)
+        done = Installation(tuple(steps), authorities.anchor.fingerprint, password)
         _hand_over(settings)
         tell(done)
         if password is not None:
@@ -103,38 +106,59 @@ async def install(settings: MasterSettings, tell: Callable[[Installation], None]
     return done
 
 
-def open_authority(settings: MasterSettings, now: datetime) -> CertificateAuthority:
-    """Open the CA that `install` made.
+def open_authorities(settings: MasterSettings, now: datetime) -> Authorities:
+    """Open the CA that `install` made; two of them while it is changed.
 
     Raises:
         ConfigError: there is none, or its passphrase does not fit.
-        TrustError: its key is open to others, or it has ended.
+        IdentityEnded: it has ended.
+        TrustError: its key is open to others.
     """
-    if not (settings.ca_directory / CERTIFICATE_FILE).exists():
-        raise ConfigError(f"There is no certificate authority in {settings.ca_directory}", "Run `decnet-master init`.")
-    return _authority(settings, now)
+    folder = settings.ca_directory
+    if not (folder / CERTIFICATE_FILE).exists() and not (folder / rotation.NEXT_FOLDER).exists():
+        raise ConfigError(f"There is no certificate authority in {folder}", "Run `decnet-master init`.")
+    return rotation.open_or_create(folder, CA_NAME, ca_passphrase(settings), now)
 
 
-def ensure_identity(
-    settings: MasterSettings, authority: CertificateAuthority, now: datetime
-) -> tuple[StoredIdentity, bool]:
-    """Return the master's identity and whether it was issued now: missing, two thirds over, or short of a name."""
+def ca_passphrase(settings: MasterSettings) -> bytes | None:
+    """Return what the CA's keys are encrypted with, None for keys in plain text.
+
+    Raises:
+        ConfigError: the file that should hold it cannot be read, or holds none.
+    """
+    if settings.ca_passphrase is not None:
+        return settings.ca_passphrase.encode()
+    path = settings.ca_passphrase_file
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            passphrase = file.readline(MAX_PASSPHRASE_BYTES).rstrip(b"\r\n")
+    except OSError as cause:
+        raise ConfigError(f"{path} cannot be read: {cause.strerror}", "Correct ca-passphrase-file.") from cause
+    if not passphrase:
+        raise ConfigError(f"{path} holds no passphrase", "Write it into the first line, or unset ca-passphrase-file.")
+    return passphrase
+
+
+def ensure_identity(settings: MasterSettings, authorities: Authorities, now: datetime) -> tuple[StoredIdentity, bool]:
+    """Return the master's identity and whether it was issued now.
+
+    That is when there is none, when its renewal is due, when it has ended, lacks a name that it should carry, or does
+    not trust exactly the CAs that are trusted now.
+    """
     store = KeyStore(settings.identities_directory)
     dns, ips = _public_names(settings)
     try:
         present = store.load(Role.MASTER, now)
-        if present.not_after - now > IDENTITY_LIFETIME / 3 and _carries(present, authority, dns, ips):
+        if now < renewal_due(present) and _carries(present, authorities, dns, ips):
             return present, False
     except TrustError:
         pass  # missing or ended: a new one is made; a damaged folder fails below, with its own words
     csr = make_csr(store.create_key(Role.MASTER), MASTER)
-    pem = authority.issue(csr, MASTER, dns=dns, ips=ips, now=now, lifetime=IDENTITY_LIFETIME)
-    return store.store(Role.MASTER, pem, authority.certificate_pem, now), True
-
-
-def _authority(settings: MasterSettings, now: datetime) -> CertificateAuthority:
-    passphrase = settings.ca_passphrase.encode() if settings.ca_passphrase is not None else None
-    return CertificateAuthority.open_or_create(settings.ca_directory, CA_NAME, passphrase, now)
+    lifetime = timedelta(hours=settings.certificate_hours)
+    pem = authorities.anchor.issue(csr, MASTER, dns=dns, ips=ips, now=now, lifetime=lifetime)
+    return store.store(Role.MASTER, pem, authorities.trusted_pem, now), True
 
 
 def _folder(path: Path, mode: int) -> Step:
@@ -164,14 +188,15 @@ def _public_names(settings: MasterSettings) -> tuple[list[str], list[IPv4Address
 
 def _carries(
     present: StoredIdentity,
-    authority: CertificateAuthority,
+    authorities: Authorities,
     dns: list[str],
     ips: list[IPv4Address | IPv6Address],
 ) -> bool:
     leaf = load_certificates(present.files.certificate.read_bytes())[0]
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return (
-        present.files.ca.read_bytes() == authority.certificate_pem
+        present.files.ca.read_bytes() == authorities.trusted_pem
+        and leaf.issuer == authorities.anchor.certificate.subject
         and set(dns) <= set(names.get_values_for_type(x509.DNSName))
         and set(ips) <= set(names.get_values_for_type(x509.IPAddress))
     )

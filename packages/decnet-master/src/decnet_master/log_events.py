@@ -12,6 +12,13 @@ from decnet_master.store.log_events import LOG_EVENTS as STORE
 CONTROL: dict[str, str] = {
     "host.enrolled": "a worker joined with its token and was given its certificates",
     "host.decommissioned": "the operator decommissioned a worker: it and its certificates are refused from now on",
+    "ca.changing": "the operator began to change the CA: both are trusted until the old one is retired",
+    "ca.retired": "the operator retired the old CA: what it issued is refused from now on",
+    "certificates.renewed": "a worker was given certificates for new keys; those of a repeated request are not new",
+    "identity.unrenewed": "the master's own certificate cannot be renewed now; it is tried again",
+    "peer.refused": "a peer's certificate is of our CA and names no identity that may call",
+    "renewal.refused": "somebody asked for new certificates and was refused",
+    "token.revoked": "the operator revoked a join token",
     "join.refused": "somebody asked to join and was refused",
     "api.started": "the API listens",
     "controller.started": "the controller and the enrolment endpoint listen",

@@ -42,6 +42,20 @@ class MasterSettings(RoleSettings):
     """An SQLAlchemy URL, `postgresql+asyncpg://…` or `sqlite+aiosqlite:///…`; None is SQLite in the data directory."""
     ca_passphrase: str | None = None
     """Encrypts the CA's key at rest; needed by `init` and by the controller, best given as a variable."""
+    ca_passphrase_file: Path | None = None
+    """A file whose first line is that passphrase, for what keeps secrets in files."""
+    certificate_hours: Annotated[int, Field(ge=1, le=10_000)] = 7 * 24
+    """How long a certificate lives; it is renewed at two thirds."""
+    journal_quota_mib: Annotated[int, Field(ge=256, le=1 << 30)] = 8192
+    """What the journal may hold; above it nothing is acknowledged until the ingester has caught up."""
+    journal_min_free_mib: Annotated[int, Field(ge=0, le=1 << 30)] = 512
+    """What the journal leaves free on its disk, for the database above all."""
+    silence_secs: Annotated[int, Field(ge=1, le=24 * 3600)] = 120
+    """After so long without a line or a sign of life a worker that has deckies is called silent."""
+    dead_letter_alarm: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Lines that are no event, within ten minutes: from so many on, health is red."""
+    metrics_token: str | None = None
+    """What a Prometheus server shows as a bearer token to read /metrics; without it only a login can."""
     token_minutes: Annotated[int, Field(ge=1, le=24 * 60)] = 30
     """How long a join token may be used."""
     session_minutes: Annotated[int, Field(ge=1, le=24 * 60)] = 60

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import binascii
 import hmac
+import re
 import ssl
 
 from decnet_core.errors import TrustError
@@ -16,6 +17,13 @@ from decnet_core.pki.der import fingerprint
 
 MAX_CA_PEM_BYTES = 16 * 1024
 """An RSA-4096 root is 2 KiB."""
+
+_BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+-----END CERTIFICATE-----")
+
+
+def pins_in(ca_pem: str) -> frozenset[str]:
+    """Return the pins of the CAs in a file that we wrote: one, or two while the CA is changed."""
+    return frozenset(fingerprint(ssl.PEM_cert_to_DER_cert(block)) for block in _BLOCK.findall(ca_pem))
 
 
 def pinned_ca(pem: bytes, pin: str) -> bytes:

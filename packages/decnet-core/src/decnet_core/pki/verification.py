@@ -33,6 +33,9 @@ MAX_PEM_BYTES = 64 * 1024
 
 _ENROL_AGAIN = "Enrol the peer again; it must use the certificate that `join` stored."
 
+MAX_ROOTS = 4
+"""One, or two while the CA is changed."""
+
 _UNREADABLE = (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm)
 """What the library raises for certificates that it cannot read, beside ValueError."""
 
@@ -52,6 +55,27 @@ def load_certificates(pem: bytes) -> list[x509.Certificate]:
     except (ValueError, *_UNREADABLE) as error:
         raise RemoteProtocolError("The certificate cannot be read", _ENROL_AGAIN) from error
     return certificates
+
+
+def load_roots(pem: bytes, at: datetime) -> list[x509.Certificate]:
+    """Parse the CAs that a master says are to be trusted.
+
+    Raises:
+        RemoteProtocolError: none, more than 4, or one that is not the certificate of a CA.
+        TrustError: one of them is not valid at that time.
+    """
+    roots = load_certificates(pem)
+    if len(roots) > MAX_ROOTS:
+        raise RemoteProtocolError(f"More than {MAX_ROOTS} CAs are to be trusted", _ENROL_AGAIN)
+    for root in roots:
+        try:
+            is_ca = root.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+            is_ca = False
+        if not is_ca or root.issuer != root.subject:
+            raise RemoteProtocolError("What is to be trusted is not the certificate of a CA", _ENROL_AGAIN)
+        _check_dates(root, at)
+    return roots
 
 
 def verify_chain(

@@ -1,4 +1,13 @@
-"""The endpoint that workers join at. It has two routes, no pages about itself, and no state of its own."""
+"""The endpoint that workers join and renew at. It has four routes, no pages about itself, and no state of its own.
+
+    GET  /ca        the CA, to whoever asks
+    POST /join      a token for certificates
+    POST /renew     new certificates for a worker that shows its agent's
+    GET  /renewed   that worker shows that it uses them
+
+The first two are a stranger's, the others want a certificate. All are at one port, because a worker's firewall knows
+one: a certificate is asked for and nobody has to have one, but one that is shown must be of our CA.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +18,9 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from decnet_core.enrolment import JoinRequest
+from decnet_core.enrolment import JoinRequest, RenewReply, RenewRequest
 from decnet_core.errors import DecnetError
+from decnet_core.peer import peer_in
 from decnet_master.enrolment.registrar import Registrar
 from decnet_master.http_app import bare_app
 from decnet_master.http_guard import Bounds, Guard
@@ -27,6 +37,11 @@ TRIES = 10
 TRY_EVERY_SECS = 6.0
 """A rack behind one address joins at ten a minute after the first ten. 256 bits need no such limit, our CPU does."""
 
+RENEWALS = 6
+RENEWAL_EVERY_SECS = 600.0
+"""A worker renews once in days, and tries again at growing intervals. What it is given is recorded: a lost worker that
+asks without end must not fill the database."""
+
 log = structlog.get_logger()
 
 
@@ -34,6 +49,7 @@ def endpoint(registrar: Registrar) -> ASGIApp:
     """Put the endpoint together."""
     app = bare_app()
     tries = RateLimit(TRIES, TRY_EVERY_SECS)
+    renewals = RateLimit(RENEWALS, RENEWAL_EVERY_SECS, total_factor=1000)
 
     @app.get("/ca")
     async def ca() -> Response:
@@ -49,5 +65,21 @@ def endpoint(registrar: Registrar) -> ASGIApp:
             log.warning("join.refused", address=came_from, token_id=body.token_id, reason=error.message)
             raise
         return Response(reply, media_type="application/json")
+
+    @app.post("/renew")
+    async def renew(request: Request, body: RenewRequest) -> RenewReply:
+        came_from = request.client.host if request.client is not None else ""
+        try:
+            peer = peer_in(request.scope)
+            renewals.take(str(peer.identity))
+            return await registrar.renew(peer, body, datetime.now(UTC))
+        except DecnetError as error:
+            log.warning("renewal.refused", address=came_from, reason=error.message)
+            raise
+
+    @app.get("/renewed", status_code=204)
+    async def renewed(request: Request) -> Response:
+        await registrar.confirm(peer_in(request.scope), datetime.now(UTC))
+        return Response(status_code=204)
 
     return Guard(app, BOUNDS)

@@ -2,8 +2,9 @@
 
 Invariants
 - An agent is dialled at its address and checked by its name: the TLS library wants the worker's name in the
-  certificate, and our own code wants the identity `agent@<name>` before a byte of the request is sent, because a
-  worker's other identities carry the same name.
+  certificate, and our own code wants the identity `agent@<name>`, in a certificate that is current in the store, before
+  a byte of the request is sent: a worker's other identities carry the same name, and a certificate that a
+  decommissioning revoked is good for the TLS library until it ends.
 - Each request has its own connection: peers are verified anew every time, and two workers that share an address
   after one another never share a connection.
 - Every call ends: the connection, each silence and the whole have a limit. An answer is bounded, and it is held to
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -32,7 +33,10 @@ from decnet_master.problems import error_of
 
 CONNECT_SECS = 5.0
 ASK_SECS = 15.0
-"""A health or status answer, in all."""
+"""A status answer, in all."""
+
+HEALTH_SECS = 8.0
+"""Whether it is there, in all: an agent that builds images answers this at once."""
 
 APPLY_SECS = 15 * 60.0
 """A shard, in all: a worker's first may have to build an image, which took up to five minutes on a small machine."""
@@ -58,20 +62,18 @@ class Worker:
 
 
 class AgentClient:
-    """Calls agents with the master's identity."""
+    """Calls agents with the master's identity.
 
-    def __init__(self, tls: ssl.SSLContext) -> None:
-        """Take a client context that holds the master's identity and trusts its CA alone."""
-        self._http = httpx.AsyncClient(
-            verify=tls,
-            trust_env=False,
-            follow_redirects=False,
-            limits=httpx.Limits(max_keepalive_connections=0),
-        )
+    Args:
+        tls: gives the context for the next connection; it holds the master's identity and trusts its CA alone.
+        is_current: tells whether a certificate of an identity is current in the store.
+    """
 
-    async def close(self) -> None:
-        """Let go of all connections."""
-        await self._http.aclose()
+    def __init__(
+        self, tls: Callable[[], ssl.SSLContext], is_current: Callable[[Identity, str], Awaitable[bool]]
+    ) -> None:
+        self._tls = tls
+        self._is_current = is_current
 
     async def health(self, worker: Worker) -> Health:
         """Ask whether the agent is there.
@@ -81,7 +83,7 @@ class AgentClient:
             TrustError: who answers is not this worker's agent, or it refuses us.
             RemoteProtocolError: the answer is none of an agent.
         """
-        return await self._call(worker, "/health", None, answer=Health, total_secs=ASK_SECS)
+        return await self._call(worker, "/health", None, answer=Health, total_secs=HEALTH_SECS)
 
     async def status(self, worker: Worker) -> AgentStatus:
         """Ask what runs there; raises as `health` does."""
@@ -104,13 +106,16 @@ class AgentClient:
     async def _call(
         self, worker: Worker, path: str, body: Contract | None, *, answer: type[Answer], total_secs: float
     ) -> Answer:
-        request = self._http.build_request(
+        request = httpx.Request(
             "GET" if body is None else "POST",
             worker.url + path,
             content=None if body is None else body.model_dump_json(),
             headers={"content-type": "application/json"} if body is not None else {},
-            timeout=httpx.Timeout(total_secs, connect=CONNECT_SECS),
-            extensions={"sni_hostname": worker.name, "trace": _Check(Identity(Role.AGENT, worker.name))},
+            extensions={
+                "sni_hostname": worker.name,
+                "trace": _Check(Identity(Role.AGENT, worker.name), self._is_current),
+                "timeout": httpx.Timeout(total_secs, connect=CONNECT_SECS).as_dict(),
+            },
         )
         try:
             async with asyncio.timeout(total_secs):
@@ -127,23 +132,23 @@ class AgentClient:
             raise _not_an_agent(worker, f"sent an answer that is no {answer.__name__}") from cause
 
     async def _send(self, request: httpx.Request) -> tuple[int, bytes]:
-        response = await self._http.send(request, stream=True)
-        try:
+        # A client for each call: its context is the one of the moment, and no connection is used twice anyway.
+        async with httpx.AsyncClient(verify=self._tls(), trust_env=False, follow_redirects=False) as http:
+            response = await http.send(request, stream=True)
             content = bytearray()
             async for chunk in response.aiter_raw():
                 content += chunk
                 if len(content) > MAX_ANSWER_BYTES:
                     raise httpx.RemoteProtocolError(f"an answer larger than {MAX_ANSWER_BYTES} bytes")
             return response.status_code, bytes(content)
-        finally:
-            await response.aclose()
 
 
 class _Check:
     """Looks at the peer's identity between the handshake and the request."""
 
-    def __init__(self, expected: Identity) -> None:
+    def __init__(self, expected: Identity, is_current: Callable[[Identity, str], Awaitable[bool]]) -> None:
         self._expected = expected
+        self._is_current = is_current
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         if event != "connection.start_tls.complete":
@@ -154,6 +159,17 @@ class _Check:
             await stream.aclose()
             found = peer.identity if peer is not None else "nobody"
             raise TrustError(f"{self._expected} was dialled and {found} answered", "Check the worker's ports.")
+        try:
+            current = await self._is_current(peer.identity, peer.fingerprint)
+        except DecnetError:
+            await stream.aclose()
+            raise
+        if not current:
+            await stream.aclose()
+            raise TrustError(
+                f"{peer.identity} answered with a certificate that is not current: revoked, or not issued here",
+                "If nobody intercepts the connection, enrol the worker again.",
+            )
 
 
 _ADVICE = "Check that `decnet-agent serve` runs there and that the master reaches its port."

@@ -1,7 +1,8 @@
 """Put the controller's process together: its own port, and the enrolment endpoint's beside it.
 
 Both ports are bound before anything is opened, so that one in use is told at once. This is the only process of the
-master, beside `init`, that opens the CA.
+master, beside `init`, that opens the CA. So it is the one that renews the master's own certificate, when it starts and
+while it runs; the listener follows on the disk.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_address
 
 import structlog
@@ -17,8 +19,12 @@ from decnet_core import daemon
 from decnet_core.daemon import Ready
 from decnet_core.endpoints import Endpoint, listen
 from decnet_core.errors import ConfigError
-from decnet_core.pki.tls import Clients, client_context, server_context
-from decnet_master import installation, secret_files
+from decnet_core.identity import Identity, Role
+from decnet_core.pki.keystore import KeyStore
+from decnet_core.pki.live import LiveIdentity
+from decnet_core.pki.tls import Clients
+from decnet_master import secret_files
+from decnet_master.enrolment.issuer import Issuer
 from decnet_master.enrolment.registrar import Registrar
 from decnet_master.enrolment.routes import LIMITS, endpoint
 from decnet_master.enrolment.tokens import TokenMint, public_endpoint
@@ -27,6 +33,7 @@ from decnet_master.settings import MasterSettings
 from decnet_master.store import Store
 from decnet_master.swarmctl.agent_client import AgentClient
 from decnet_master.swarmctl.dispatch import Dispatcher
+from decnet_master.swarmctl.keeper import IdentityKeeper
 from decnet_master.swarmctl.routes import controller
 
 log = structlog.get_logger()
@@ -55,23 +62,31 @@ class App:
         """Run until cancelled; raises as `run` does."""
         settings, now = self._settings, datetime.now(UTC)
         secret = secret_files.read(settings.controller_secret_file)
-        authority = installation.open_authority(settings, now)
-        identity, _ = installation.ensure_identity(settings, authority, now)
+        issuer = Issuer.open(settings, now)
+        issuer.keep_identity(now)
+        identity = LiveIdentity.open(KeyStore(settings.identities_directory), Role.MASTER, now)
         bound = _endpoint(self.enrolment_socket)
-        public = public_endpoint(settings.public_address, bound)
-        agents = AgentClient(client_context(identity.files, identity.files.ca))
-        try:
-            async with await Store.open(settings.database) as store:
-                registrar = Registrar(store, authority, Endpoint.parse(settings.listener_address).port)
-                control = controller(
+        async with await Store.open(settings.database) as store:
+            agents = AgentClient(identity.client_context, partial(_is_current, store))
+            dispatcher = Dispatcher(agents, store)
+            registrar = Registrar(store, issuer, Endpoint.parse(settings.listener_address).port)
+            keeper = IdentityKeeper(issuer, identity)
+            control = controller(
+                store,
+                TokenMint(
                     store,
-                    TokenMint(store, authority.fingerprint, public),
-                    Dispatcher(agents, store),
-                    secret=secret,
-                    address=Endpoint.parse(settings.controller_address),
-                    token_minutes=settings.token_minutes,
-                )
-                tls = server_context(identity.files, clients=Clients.STRANGERS)
+                    lambda: issuer.authorities.anchor.fingerprint,
+                    partial(public_endpoint, settings.public_address, bound),
+                ),
+                dispatcher,
+                registrar,
+                keeper,
+                secret=secret,
+                address=Endpoint.parse(settings.controller_address),
+                token_minutes=settings.token_minutes,
+            )
+            tls = identity.server_context(clients=Clients.ASKED)
+            try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(serve(control, self.controller_socket, ready=self.ready))
                     group.create_task(
@@ -83,14 +98,14 @@ class App:
                             limits=LIMITS,
                         )
                     )
+                    group.create_task(keeper.run())
                     log.info(
                         "controller.started",
                         controller=str(_endpoint(self.controller_socket)),
                         enrolment=str(bound),
-                        public=str(public),
                     )
-        finally:
-            await agents.close()
+            finally:
+                await dispatcher.close()
 
 
 def build(settings: MasterSettings) -> App:
@@ -102,6 +117,10 @@ def build(settings: MasterSettings) -> App:
         Unavailable: an address cannot be listened on.
     """
     return App(settings)
+
+
+async def _is_current(store: Store, identity: Identity, fingerprint: str) -> bool:
+    return await store.certificates.is_current(identity, fingerprint, datetime.now(UTC))
 
 
 def _loopback(address: Endpoint) -> Endpoint:

@@ -1,15 +1,15 @@
 """Send shards to workers: a bounded number at once, and each one's failure its own.
 
 A worker that fails takes nothing from the others, and the desired state stays what it is: the next deploy sends it
-again.
+again. A worker that is still busy with an earlier shard is sent the newest when it is ready (`lines`); a command waits
+for it only for a moment.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
 
 import structlog
 
@@ -18,58 +18,96 @@ from decnet_core.fleet import DeckyPhase, Shard, ShardReport
 from decnet_core.logs import shown
 from decnet_master.store import Host, Store
 from decnet_master.swarmctl.agent_client import AgentClient, Worker
+from decnet_master.swarmctl.lines import PROBE_SECS, Job, Lines
 from decnet_master.swarmctl.messages import HostCheck, WorkerResult
 
-AT_ONCE = 16
-"""Workers that are spoken to at the same time: enough to hide their delays, few enough for one process."""
+SENT_AT_ONCE = 64
+"""Shards under way at the same time: enough that workers which build images do not keep the others waiting."""
+
+ASKED_AT_ONCE = 128
+"""A thousand workers that do not answer take 5 s each: so many at once, and a check is over within 40 s."""
+
+BUSY_SECS = 5.0
+"""How long a command waits for a worker that is busy with an earlier one."""
 
 MAX_REASON_CHARS = 200
 """Of one decky's reason in the sentence about its worker; the report has it whole."""
 
 log = structlog.get_logger()
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 
 class Dispatcher:
     """Talks to many agents at once."""
 
-    def __init__(self, agents: AgentClient, store: Store) -> None:
+    def __init__(self, agents: AgentClient, store: Store, *, probe_secs: float = PROBE_SECS) -> None:
         self._agents = agents
         self._store = store
+        self._sending = asyncio.Semaphore(SENT_AT_ONCE)
+        self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
+        self._lines = Lines(self._send, lambda host: agents.health(_worker(host)), probe_secs)
 
-    async def apply(self, hosts: Sequence[Host], shards: dict[str, Shard], *, removing: bool) -> list[WorkerResult]:
+    @property
+    def busy(self) -> frozenset[str]:
+        """The workers that have not answered to an earlier shard."""
+        return self._lines.busy()
+
+    def drop(self, host: str) -> None:
+        """Speak to a worker no more: what it was sent is given up."""
+        self._lines.drop(host)
+
+    async def close(self) -> None:
+        """Give up everything that is under way."""
+        await self._lines.close()
+
+    async def apply(
+        self, hosts: Sequence[Host], shards: dict[str, Shard], *, removing: bool, unasked: Collection[str] = ()
+    ) -> list[WorkerResult]:
         """Send each host its shard and record what it reports.
 
         Args:
             hosts: those that are meant, active.
             shards: by host name.
             removing: whether the deckies became fewer.
+            unasked: of those, the ones that this command does not change: when they are busy, they are sent the shard
+                later, and there is no result of them.
         """
 
-        async def one(host: Host) -> WorkerResult:
+        async def one(host: Host) -> WorkerResult | None:
             shard = shards[host.name]
+            job = Job(host, shard, removing)
+            if not self._lines.put(job):
+                if host.name in unasked:
+                    return None
+                if not (await asyncio.wait({job.done}, timeout=BUSY_SECS))[0]:
+                    return _still_busy(host, self._lines.working_on(host.name), shard)
             try:
-                worker = _worker(host)
-                send = self._agents.teardown if removing else self._agents.deploy
-                report = await send(worker, shard)
-                await self._store.fleet.record(report)
-                await self._store.hosts.seen(host.name, host.version or "", datetime.now(UTC))
+                # Shielded: a command that is given up does not take the report from the line.
+                report = await asyncio.shield(job.done)
             except DecnetError as error:
                 log.warning("shard.failed", host=host.name, generation=shard.generation, reason=error.message)
                 return WorkerResult(host=host.name, ok=False, error=error.message, advice=error.advice)
-            log.info("shard.sent", host=host.name, generation=shard.generation, ok=report.ok)
             return _result(report)
 
-        return await _each(hosts, one)
+        results = await asyncio.gather(*map(one, hosts))
+        return [result for result in results if result is not None]
+
+    async def _send(self, job: Job) -> ShardReport:
+        worker = _worker(job.host)
+        async with self._sending:
+            send = self._agents.teardown if job.removing else self._agents.deploy
+            report = await send(worker, job.shard)
+        await self._store.fleet.record(report)
+        await self._store.hosts.seen(job.host.name, job.host.version or "", datetime.now(UTC))
+        log.info("shard.sent", host=job.host.name, generation=report.generation, ok=report.ok)
+        return report
 
     async def check(self, hosts: Sequence[Host]) -> list[HostCheck]:
         """Ask each host how it is, and remember those that answered."""
 
         async def one(host: Host) -> HostCheck:
             try:
-                status = await self._agents.status(_worker(host))
+                async with self._asking:
+                    status = await self._agents.status(_worker(host))
                 await self._store.hosts.seen(host.name, status.version, datetime.now(UTC))
             except DecnetError as error:
                 return HostCheck(host=host.name, ok=False, error=error.message, advice=error.advice)
@@ -83,26 +121,23 @@ class Dispatcher:
                 taps=status.taps,
             )
 
-        return await _each(hosts, one)
-
-
-async def _each(items: Sequence[Item], one: Callable[[Item], Awaitable[Result]]) -> list[Result]:
-    """Call for every item, a bounded number at once; the results keep the items' order."""
-    turn = asyncio.Semaphore(AT_ONCE)
-
-    async def bounded(item: Item) -> Result:
-        async with turn:
-            return await one(item)
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(bounded(item)) for item in items]
-    return [task.result() for task in tasks]
+        return list(await asyncio.gather(*map(one, hosts)))
 
 
 def _worker(host: Host) -> Worker:
     if host.address is None or host.agent_port is None:
         raise NotFound(f"No address is known of {host.name}", "Let it join again: `decnet-agent join TOKEN`.")
     return Worker(host.name, host.address, host.agent_port)
+
+
+def _still_busy(host: Host, generation: int | None, shard: Shard) -> WorkerResult:
+    with_what = "with an earlier command" if generation is None else f"with generation {generation}"
+    return WorkerResult(
+        host=host.name,
+        ok=False,
+        error=f"{host.name} is still busy {with_what}; it is sent generation {shard.generation} after it",
+        advice="`decnet-master deckies` shows what became of it.",
+    )
 
 
 def _result(report: ShardReport) -> WorkerResult:

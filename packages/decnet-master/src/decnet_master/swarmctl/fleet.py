@@ -4,21 +4,20 @@ A change is: take the next generation, plan, store the desired state, send each 
 shard. The desired state is stored before anything is sent and stays when a worker fails. Concerned is a worker whose
 deckies change, and one that is not yet as desired: so every deploy also mends what failed before.
 
-One change at a time: a second one is refused while workers are still being spoken to, because it would plan from a
-state that is about to change.
+Planning and storing is one change at a time. Speaking to workers is not: a worker that is slow or hangs must not keep
+the fleet from being changed elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from fastapi import APIRouter
 
-from decnet_core.errors import Conflict, NotFound
+from decnet_core.errors import NotFound
 from decnet_core.fleet import DeckyPhase
 from decnet_master.planning import FleetRequest, Placement, plan_deploy, plan_teardown, shards
 from decnet_master.store import PlacedDecky, Store
@@ -62,7 +61,7 @@ class _Changes:
         self._turn = asyncio.Lock()
 
     async def deploy(self, request: DeployRequest) -> FleetReply:
-        async with self._alone():
+        async with self._turn:
             current = await self._store.fleet.current()
             lingering = await self._store.fleet.lingering()
             active = {host.name for host in await active_hosts(self._store)}
@@ -70,14 +69,15 @@ class _Changes:
             added = plan_deploy(
                 wanted, active, _placements(current), secrets.randbits(64), lingering=_placements(lingering)
             )
-            concerned = {placement.host for placement in added} | _unsettled(current, lingering)
             fleet = (*_placements(current), *added)
-            generation, results = await self._apply(fleet, concerned, removing=False)
+            generation = await self._place(fleet)
+        changed = {placement.host for placement in added}
+        results = await self._send(generation, fleet, changed, _unsettled(current, lingering), removing=False)
         names = tuple(placement.decky.name for placement in added)
         return FleetReply(generation=generation, added=names, results=results)
 
     async def teardown(self, request: TeardownRequest) -> FleetReply:
-        async with self._alone():
+        async with self._turn:
             current = await self._store.fleet.current()
             lingering = await self._store.fleet.lingering()
             if not current and not lingering:
@@ -85,29 +85,30 @@ class _Changes:
             fleet = plan_teardown(request.names, _placements(current))
             kept = {placement.decky.name for placement in fleet}
             removed = [decky for decky in current if decky.spec.name not in kept]
-            concerned = {decky.host for decky in removed} | _unsettled((), lingering)
-            generation, results = await self._apply(fleet, concerned, removing=True)
+            generation = await self._place(fleet)
+        changed = {decky.host for decky in removed}
+        results = await self._send(generation, fleet, changed, _unsettled((), lingering), removing=True)
         names = tuple(decky.spec.name for decky in removed)
         return FleetReply(generation=generation, removed=names, results=results)
 
-    async def _apply(
-        self, fleet: Sequence[Placement], concerned: set[str], *, removing: bool
-    ) -> tuple[int, tuple[WorkerResult, ...]]:
+    async def _place(self, fleet: Sequence[Placement]) -> int:
         generation = await self._store.fleet.next_generation(datetime.now(UTC))
         await self._store.fleet.place(generation, [(placement.host, placement.decky) for placement in fleet])
+        return generation
+
+    async def _send(
+        self, generation: int, fleet: Sequence[Placement], changed: set[str], unsettled: set[str], *, removing: bool
+    ) -> tuple[WorkerResult, ...]:
+        # Who is busy reports on an older generation, which then counts for nothing: it is sent this one after it.
+        concerned = changed | unsettled | self._dispatcher.busy
         hosts = [host for host in await active_hosts(self._store) if host.name in concerned]
-        missing = sorted(concerned - {host.name for host in hosts})
-        results = await self._dispatcher.apply(hosts, shards(generation, concerned, fleet), removing=removing)
+        missing = sorted((changed | unsettled) - {host.name for host in hosts})
+        results = await self._dispatcher.apply(
+            hosts, shards(generation, concerned, fleet), removing=removing, unasked=concerned - changed
+        )
         advice = "Its deckies stay in the fleet; tear them down, or enrol the host again."
         results += [WorkerResult(host=host, ok=False, error=f"{host} is not active", advice=advice) for host in missing]
-        return generation, tuple(sorted(results, key=lambda result: result.host))
-
-    @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        if self._turn.locked():
-            raise Conflict("The fleet is being changed by another command", "Wait until that has ended.")
-        async with self._turn:
-            yield
+        return tuple(sorted(results, key=lambda result: result.host))
 
 
 def _placements(deckies: Sequence[PlacedDecky]) -> tuple[Placement, ...]:

@@ -11,7 +11,9 @@ from typing import Annotated
 
 from pydantic import Field
 
+from decnet_core.enrolment import MAX_CSR_CHARS, Enrolment
 from decnet_core.fleet import Contract, HostName, ServiceName, ShardReport
+from decnet_core.identity import Role
 from decnet_master.planning import MAX_FLEET
 
 
@@ -35,6 +37,77 @@ class DecommissionReply(Contract):
 
     host: HostName
     deckies: int
+
+
+class TokenView(Contract):
+    """A join token, without its secret."""
+
+    id: str
+    host: str
+    state: str
+    created_at: datetime | None
+    expires_at: datetime
+
+
+class TokenList(Contract):
+    """All join tokens, the last to end first."""
+
+    tokens: tuple[TokenView, ...]
+
+
+class BundleRequest(Contract):
+    """Enrol a worker whose keys were made here, because it reaches no enrolment endpoint now: its CSRs, by role."""
+
+    name: HostName
+    address: Annotated[str, Field(max_length=255)] | None = None
+    agent_port: Annotated[int, Field(ge=1, le=0xFFFF)] = 8765
+    updater_port: Annotated[int, Field(ge=1, le=0xFFFF)] = 8766
+    csrs: Annotated[dict[Role, Annotated[str, Field(max_length=MAX_CSR_CHARS)]], Field(min_length=1)]
+
+
+class BundleReply(Contract):
+    """What such a worker needs beside its keys."""
+
+    ca_pem: str
+    certificates: dict[Role, str]
+    enrolment: Enrolment
+
+
+class AuthorityView(Contract):
+    """A CA that is trusted."""
+
+    fingerprint: str
+    subject: str
+    key: str
+    not_after: datetime
+    role: str
+    """`only`; or `old` and `new` while the CA is changed."""
+
+
+class WorkerCertificate(Contract):
+    """How an active worker stands: the end of the certificate that its agent was last seen with, and whose it is."""
+
+    host: str
+    ends_at: datetime | None
+    issuer: str | None
+    moved: bool
+    """It was seen with a certificate of the CA that stays."""
+
+
+class PkiStatus(Contract):
+    """The CAs and who depends on which."""
+
+    changing: bool
+    authorities: tuple[AuthorityView, ...]
+    workers: tuple[WorkerCertificate, ...]
+    open_tokens: int
+    """Join tokens that can still be used; they name the old CA while it is changed."""
+
+
+class RetireRequest(Contract):
+    """Trust the old CA no more; with `force` also while workers depend on it."""
+
+    force: bool = False
 
 
 class HostCheck(Contract):

@@ -13,13 +13,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import decnet_master
 from decnet_core.endpoints import Endpoint
+from decnet_master.enrolment.registrar import Registrar
 from decnet_master.enrolment.tokens import TokenMint
 from decnet_master.http_app import answer_of, bare_app
 from decnet_master.http_guard import LOOPBACK_NAMES, Bounds, Guard
 from decnet_master.problems import Unauthenticated
 from decnet_master.store import Store
-from decnet_master.swarmctl import fleet, hosts
+from decnet_master.swarmctl import fleet, hosts, pki
 from decnet_master.swarmctl.dispatch import Dispatcher
+from decnet_master.swarmctl.keeper import IdentityKeeper
 from decnet_master.swarmctl.messages import ControllerHealth
 
 BOUNDS = Bounds(body_bytes=512 * 1024, body_secs=10.0)
@@ -27,7 +29,15 @@ BOUNDS = Bounds(body_bytes=512 * 1024, body_secs=10.0)
 
 
 def controller(
-    store: Store, mint: TokenMint, dispatcher: Dispatcher, *, secret: str, address: Endpoint, token_minutes: int
+    store: Store,
+    mint: TokenMint,
+    dispatcher: Dispatcher,
+    registrar: Registrar,
+    keeper: IdentityKeeper,
+    *,
+    secret: str,
+    address: Endpoint,
+    token_minutes: int,
 ) -> ASGIApp:
     """Put the controller's routes together.
 
@@ -35,12 +45,15 @@ def controller(
         store: open.
         mint: makes join tokens.
         dispatcher: talks to the agents.
+        registrar: issues for workers that get a bundle.
+        keeper: has the CAs open.
         secret: what a caller must show.
         address: where it listens; its host is a name that it answers under, beside those of the loopback.
         token_minutes: how long a token lives when the operator does not say.
     """
     app = bare_app()
-    app.include_router(hosts.router(store, mint, dispatcher, token_minutes))
+    app.include_router(hosts.router(store, mint, registrar, dispatcher, token_minutes))
+    app.include_router(pki.router(store, keeper, dispatcher))
     app.include_router(fleet.router(store, dispatcher))
 
     @app.get("/health")
