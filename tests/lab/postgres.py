@@ -1,8 +1,8 @@
 """A private PostgreSQL cluster for one test session.
 
-initdb into a temporary folder, a server that listens on a Unix socket in it and on no port, durability switched off,
-everything removed at the end. PostgreSQL refuses to run as root: under root it runs as the user postgres, who owns
-the folder, and the kernel ends it when the thread that started it dies.
+initdb into a temporary folder, a server that listens on a Unix socket in it and on no port, durability switched off
+unless it is asked for, everything removed at the end. PostgreSQL refuses to run as root: under root it runs as the user
+postgres, who owns the folder, and the kernel ends it when the thread that started it dies.
 
 Tests that need an empty database ask for one of their own: `create_database` copies the pristine template in a tenth
 of a second.
@@ -35,9 +35,14 @@ _SLOTS = range(32)
 
 
 class PostgresCluster:
-    """A running cluster: `with PostgresCluster() as cluster: create_async_engine(cluster.create_database())`."""
+    """A running cluster: `with PostgresCluster() as cluster: create_async_engine(cluster.create_database())`.
 
-    def __init__(self) -> None:
+    Args:
+        durable: whether what is committed survives `kill`; costs a sync for each commit.
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self._durable = durable
         self._folder: Path | None = None
         self._slot: Slot | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,6 +67,25 @@ class PostgresCluster:
         """The folder of the Unix socket."""
         assert self._folder is not None
         return self._folder
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the server's process lives; it may still be recovering."""
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """Kill the server with SIGKILL, its first process alone, and reap it; the others notice and end."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def start_again(self) -> None:
+        """Start a killed server and do not wait for its recovery.
+
+        It ends at once while processes of the killed one still hold its memory: look at `is_up`, and call again.
+        """
+        assert not self.is_up, "it still runs"
+        self._spawn(_binary("postgres"), self.socket_folder / "data")
 
     def url(self, database: str = _USER) -> str:
         """Return the SQLAlchemy URL of a database, for asyncpg."""
@@ -124,15 +148,14 @@ class PostgresCluster:
             "listen_addresses": "",
             "unix_socket_directories": str(self.socket_folder),
             "unix_socket_permissions": "0700",
-            "fsync": "off",
-            "synchronous_commit": "off",
-            "full_page_writes": "off",
             "max_connections": "100",
         }
+        if not self._durable:
+            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         argv = [*_as_postgres(), server, "-D", str(data)]
         for name, value in settings.items():
             argv += ["-c", f"{name}={value}"]
-        with (self.socket_folder / "server.log").open("wb") as log:
+        with (self.socket_folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
             )
