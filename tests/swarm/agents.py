@@ -22,7 +22,7 @@ from decnet_core.errors import Conflict
 from decnet_core.fleet import AgentStatus, DeckyPhase, DeckyState, Health, Shard, ShardReport
 from decnet_core.identity import Role
 from decnet_core.pki.keystore import KeyStore
-from decnet_core.pki.tls import server_context
+from decnet_core.pki.live import LiveIdentity
 
 
 class DictionaryAgent:
@@ -38,6 +38,8 @@ class DictionaryAgent:
         self.asked = asyncio.Event()
         self.release = asyncio.Event()
         self.release.set()
+        self.settings: AgentSettings | None = None
+        self.identity: LiveIdentity | None = None
 
     def health(self) -> Health:
         return Health(role="agent", host=self.host, version="0.1.0")
@@ -83,10 +85,11 @@ async def joined(token: JoinToken, folder: Path, *, role: Role = Role.AGENT) -> 
     port = listening.getsockname()[1]
     settings = AgentSettings.load(data_directory=folder / token.host, agent_address=f"127.0.0.1:{port}")
     await asyncio.to_thread(joining.join, settings, token)
-    stored = KeyStore(settings.identities_directory).load(role, datetime.now(UTC))
+    identity = LiveIdentity.open(KeyStore(settings.identities_directory), role, datetime.now(UTC))
     agent = DictionaryAgent(token.host)
+    agent.settings, agent.identity = settings, identity
     up = asyncio.Event()
-    task = asyncio.create_task(http_server.serve(http.build(agent), listening, server_context(stored.files), up.set))
+    task = asyncio.create_task(http_server.serve(http.build(agent), listening, identity.server_context(), up.set))
     try:
         async with asyncio.timeout(10):
             await up.wait()

@@ -5,6 +5,8 @@
     evidence   events of the taps
     log        the one writer of the event log
     keep       what the master last asked for, after a start and when a decky has ended
+    identity   renewed certificates, used as soon as they are on the disk
+    renewing   `decnet-agent renew` in time, for all identities of this worker
     children   the log shipper and the tap, unless units run them
 
 Everything that can be refused is refused before anything starts: no identity (77), a port in use (5), a log that cannot
@@ -39,6 +41,7 @@ from decnet_agent.evidence.event_log import EventLog
 from decnet_agent.evidence.sensors import serve_evidence
 from decnet_agent.furnishing.host_keys import HostKeys
 from decnet_agent.memory import give_back
+from decnet_agent.renewing import keep_renewed, renew_in_a_process
 from decnet_agent.settings import AgentSettings
 from decnet_core import daemon
 from decnet_core.daemon import Ready
@@ -47,8 +50,8 @@ from decnet_core.enrolment import ENROLMENT_FILE
 from decnet_core.errors import RemoteProtocolError, Unavailable
 from decnet_core.fleet import AgentStatus, DeckyPhase, DeckyState, Health, Shard, ShardReport
 from decnet_core.identity import Role
-from decnet_core.pki.keystore import KeyStore, StoredIdentity
-from decnet_core.pki.tls import server_context
+from decnet_core.pki.keystore import KeyStore
+from decnet_core.pki.live import LiveIdentity
 from decnet_core.supervise import Child, keep_running
 
 log = structlog.get_logger()
@@ -96,7 +99,8 @@ class App:
     """A built agent: call `run` once."""
 
     settings: AgentSettings
-    identity: StoredIdentity
+    identity: LiveIdentity
+    renews: bool
     server: socket.socket
     event_log: EventLog
     agent: Agent
@@ -139,9 +143,12 @@ class App:
                 ready=ready.one_more,
                 connected=count_sensors,
             ),
-            "http": partial(serve, http.build(self.agent), self.server, server_context(self.identity.files), up),
+            "http": partial(serve, http.build(self.agent), self.server, self.identity.server_context(), up),
+            "identity": self.identity.watch,
             "keep": partial(keep, self.agent.executor, self.agent.watch),
         }
+        if self.renews:
+            tasks["renewing"] = partial(keep_renewed, self.identity, renew_in_a_process)
         for child in self.children:
             tasks[child.name] = partial(keep_running, child, up=ready.one_more)
         await daemon.run(tasks, ready)
@@ -159,11 +166,11 @@ def build(settings: AgentSettings, *, forwarder: bool = True, tap: bool = True) 
         Conflict: another process has the port or writes the event log.
         ConfigError: a directory cannot be written, or a setting does not fit.
     """
-    identity = KeyStore(settings.identities_directory).load(Role.AGENT, datetime.now(UTC))
+    identity = LiveIdentity.open(KeyStore(settings.identities_directory), Role.AGENT, datetime.now(UTC))
     server = listen(Endpoint.parse(settings.agent_address), "agent-address")
     watch = EngineWatch(settings.docker_host)
     state = StateFile(settings.state_directory)
-    host = identity.identity.host
+    host = identity.stored.identity.host
     event_log = EventLog.open(
         settings.event_log,
         settings.state_directory,
@@ -187,6 +194,7 @@ def build(settings: AgentSettings, *, forwarder: bool = True, tap: bool = True) 
     return App(
         settings=settings,
         identity=identity,
+        renews=enrolled,
         server=server,
         event_log=event_log,
         agent=Agent(host, executor, watch, appender),

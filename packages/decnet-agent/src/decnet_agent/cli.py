@@ -35,6 +35,8 @@ def run(arguments: list[str]) -> int | None:
     match chosen.verb:
         case "join":
             return _join(chosen)
+        case "renew":
+            return _renew(chosen)
         case "serve":
             return _serve(chosen)
         case "tap":
@@ -63,9 +65,14 @@ def _parser() -> argparse.ArgumentParser:
         "token", nargs="?", help=f"the token, or - to read it from standard input (also {TOKEN_VARIABLE})"
     )
     join.add_argument("--token-file", metavar="FILE", help="read the token from a file")
+    join.add_argument("--bundle", metavar="DIR", help="join from a folder that `swarm enroll --out-dir` wrote")
     join.add_argument(
         "--address", metavar="HOST", help="where the master reaches this worker, if not where it comes from"
     )
+    renew = verbs.add_parser(
+        "renew", help="renew this worker's certificates, if that is due; `serve` does it by itself"
+    )
+    renew.add_argument("--now", action="store_true", help="renew them though it is not due")
     serve = verbs.add_parser("serve", help="run the agent")
     serve.add_argument("--no-forwarder", action="store_true", help="do not bring up decnet-logship beside the agent")
     serve.add_argument("--no-tap", action="store_true", help="do not bring up the tap beside the agent")
@@ -82,7 +89,35 @@ def _settings() -> AgentSettings:
     return AgentSettings.load()
 
 
+def _renew(chosen: argparse.Namespace) -> int | None:
+    from decnet_agent.renewal import renew  # noqa: PLC0415 - see above
+    from decnet_core.pki.live import renewal_due  # noqa: PLC0415 - see above
+
+    done = renew(_settings(), forced=chosen.now)
+    until = f"good until {done.agent.not_after:%Y-%m-%d %H:%M} UTC"
+    if done.renewed:
+        print(f"The certificates of {done.agent.identity.host} were renewed: {until}.")  # noqa: T201
+    else:
+        print(f"Nothing is due before {renewal_due(done.agent):%Y-%m-%d %H:%M} UTC: {until}.")  # noqa: T201
+    return None
+
+
+def _join_from(folder: str) -> int | None:
+    from pathlib import Path  # noqa: PLC0415 - see above
+
+    from decnet_agent.bundles import join_from  # noqa: PLC0415 - see above
+
+    identity = join_from(_settings(), Path(folder))
+    print(  # noqa: T201
+        f"This host is {identity}. Remove {folder} and its copies: they hold its keys until they are renewed. "
+        "Start it: decnet-agent serve, or systemctl enable --now decnet-agent"
+    )
+    return None
+
+
 def _join(chosen: argparse.Namespace) -> int | None:
+    if chosen.bundle is not None:
+        return _join_from(chosen.bundle)
     from decnet_agent.joining import has_joined, join  # noqa: PLC0415 - see above
     from decnet_core.enrolment import JoinToken  # noqa: PLC0415 - see above
 

@@ -1,7 +1,7 @@
 """Make a bare host a worker: `decnet-agent join TOKEN`.
 
 The order is that of `decnet_core.enrolment`: ask for the CA without trust, check its pin, make keys, ask on a new
-connection that trusts this CA alone, store. Until the pin is checked nothing but the question for the CA is sent.
+connection that trusts this CA alone, judge, store. Until the pin is checked only the question for the CA is sent.
 
 It can be repeated at any point. Keys are made once and kept while they wait for their certificates, and those that
 have theirs already are asked for again with the same key, so that the master sees the same request and gives the same
@@ -26,15 +26,15 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from decnet_agent import __version__, master_client
+from decnet_agent.grants import judged
 from decnet_agent.settings import AgentSettings
 from decnet_core.endpoints import Endpoint
 from decnet_core.enrolment import ENROLMENT_FILE, Enrolment, JoinReply, JoinRequest, JoinToken
 from decnet_core.errors import ConfigError, Conflict, RemoteProtocolError, TrustError
 from decnet_core.identity import WORKER_ROLES, Identity, Role
-from decnet_core.pki.der import fingerprint
 from decnet_core.pki.durable import PUBLIC_MODE, replace_file
 from decnet_core.pki.keystore import KeyStore, StoredIdentity
-from decnet_core.pki.pin import pinned_ca
+from decnet_core.pki.pin import pinned_ca, pins_in
 from decnet_core.pki.tls import client_context
 
 if TYPE_CHECKING:
@@ -61,7 +61,19 @@ def join(settings: AgentSettings, token: JoinToken, *, address: str | None = Non
         return agent
     master = Endpoint.parse(token.address)
     ca_pem = pinned_ca(master_client.fetch_ca(master), token.pin)
-    _make_data_directory(settings.data_directory)
+    make_data_directory(settings.data_directory)
+    with store.turn():
+        reply = _trade(settings, token, store, ca_pem, address)
+    enrolment = Enrolment(
+        host=reply.host, master=master.host, listener_port=reply.listener_port, enrolment_port=master.port
+    )
+    remember(settings.data_directory, enrolment)
+    hand_over(settings.data_directory)
+    return agent
+
+
+def _trade(settings: AgentSettings, token: JoinToken, store: KeyStore, ca_pem: bytes, address: str | None) -> JoinReply:
+    """Trade the token for identities, and store those."""
     usable = {role: stored for role in WORKER_ROLES if (stored := _usable(store, role, token)) is not None}
     request = JoinRequest(
         token_id=token.id,
@@ -72,13 +84,11 @@ def join(settings: AgentSettings, token: JoinToken, *, address: str | None = Non
         csrs={role: _csr(store, Identity(role, token.host), usable.get(role)) for role in WORKER_ROLES},
     )
     try:
-        reply = _ask(settings.data_directory, master, ca_pem, request)
-        _store(store, token, reply, ca_pem, missing=[role for role in WORKER_ROLES if role not in usable])
+        reply = _ask(settings.data_directory, Endpoint.parse(token.address), ca_pem, request)
+        _store(store, token, reply, missing=[role for role in WORKER_ROLES if role not in usable])
     except TrustError as error:
         raise TrustError(error.message, _expiry_hint(token) + error.advice) from error
-    _remember(settings.data_directory, master, reply)
-    _hand_over(settings.data_directory)
-    return agent
+    return reply
 
 
 def read_enrolment(data_directory: Path) -> Enrolment | None:
@@ -114,7 +124,7 @@ def has_joined(settings: AgentSettings, token: JoinToken) -> bool:
         agent = store.load(Role.AGENT, datetime.now(UTC))
     except TrustError:
         return False  # its identity has ended or is damaged: joining again mends it
-    if enrolment.host == token.host and _pin_of(agent) == token.pin:
+    if enrolment.host == token.host and token.pin in _pins_of(agent):
         return True
     raise Conflict(
         f"This host has joined already, as {agent.identity.host}",
@@ -129,13 +139,11 @@ def _usable(store: KeyStore, role: Role, token: JoinToken) -> StoredIdentity | N
         stored = store.load(role, datetime.now(UTC))
     except TrustError:
         return None
-    return stored if stored.identity.host == token.host and _pin_of(stored) == token.pin else None
+    return stored if stored.identity.host == token.host and token.pin in _pins_of(stored) else None
 
 
-def _pin_of(stored: StoredIdentity) -> str:
-    import ssl  # noqa: PLC0415 - the one use
-
-    return fingerprint(ssl.PEM_cert_to_DER_cert(stored.files.ca.read_text(encoding="ascii")))
+def _pins_of(stored: StoredIdentity) -> frozenset[str]:
+    return pins_in(stored.files.ca.read_text(encoding="ascii"))
 
 
 def _csr(store: KeyStore, identity: Identity, stored: StoredIdentity | None) -> str:
@@ -163,31 +171,33 @@ def _ask(data_directory: Path, master: Endpoint, ca_pem: bytes, request: JoinReq
         return master_client.ask_to_join(master, client_context(None, Path(ca.name)), request)
 
 
-def _store(store: KeyStore, token: JoinToken, reply: JoinReply, ca_pem: bytes, *, missing: Sequence[Role]) -> None:
-    if reply.host != token.host or not set(WORKER_ROLES) <= reply.certificates.keys():
-        raise RemoteProtocolError(
-            "The master's answer is for another host or lacks an identity", "Ask for a new token and join again."
-        )
+def _store(store: KeyStore, token: JoinToken, reply: JoinReply, *, missing: Sequence[Role]) -> None:
+    if reply.host != token.host:
+        raise RemoteProtocolError("The master's answer is for another host", "Ask for a new token and join again.")
+    now = datetime.now(UTC)
+    trusted, granted = judged(token.host, reply.ca_pem, reply.certificates, WORKER_ROLES, now, pin=token.pin)
     for role in missing:
-        # The CA that was pinned, not the one in the answer.
-        stored = store.store(role, reply.certificates[role].encode("ascii", "replace"), ca_pem, datetime.now(UTC))
-        if stored.identity != Identity(role, token.host):
-            raise TrustError(
-                f"The master sent the certificate of {stored.identity}", "Ask for a new token and join again."
-            )
+        store.store(role, granted[role], trusted, now)
 
 
-def _remember(data_directory: Path, master: Endpoint, reply: JoinReply) -> None:
-    enrolment = Enrolment(
-        host=reply.host, master=master.host, listener_port=reply.listener_port, enrolment_port=master.port
-    )
+def remember(data_directory: Path, enrolment: Enrolment) -> None:
+    """Write down who this worker is and where its master is; with it the host has joined.
+
+    Raises:
+        ConfigError: the directory cannot be written.
+    """
     try:
         replace_file(data_directory / ENROLMENT_FILE, enrolment.model_dump_json().encode(), PUBLIC_MODE)
     except OSError as cause:
         raise _unwritable(data_directory, cause) from cause
 
 
-def _make_data_directory(path: Path) -> None:
+def make_data_directory(path: Path) -> None:
+    """Make the data directory where there is none; root gives it to the daemons' user.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
     try:
         if not path.exists():
             path.mkdir(mode=0o750, parents=True)
@@ -197,8 +207,12 @@ def _make_data_directory(path: Path) -> None:
         raise _unwritable(path, cause) from cause
 
 
-def _hand_over(data_directory: Path) -> None:
-    """Give what root made to the owner of the data directory."""
+def hand_over(data_directory: Path) -> None:
+    """Give what root made to the owner of the data directory.
+
+    Raises:
+        ConfigError: that cannot be done.
+    """
     if os.geteuid() != 0:
         return
     try:

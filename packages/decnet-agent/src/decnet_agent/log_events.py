@@ -22,6 +22,8 @@ LOG_EVENTS: dict[str, str] = {
     "image.built": "a decky image was built",
     "neighbour.skipped": "a program that the agent can bring up beside itself is not brought up, and why",
     "network.created": "the deckies' network was made",
+    "renewal.failed": "this worker's certificates could not be renewed now; it is tried again until they end",
+    "renewal.unconfirmed": "the certificates were renewed, and the master could not be told; it learns when it calls",
     "shard.planned": "the steps from what runs to what shall run are known",
     "shard.reapplied": "after a start, or because a decky had ended, what the master last asked for was applied again",
     "shard.reapply_failed": "what the master last asked for cannot be applied now; it is tried again",

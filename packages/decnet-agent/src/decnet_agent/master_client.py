@@ -1,10 +1,11 @@
-"""Speak HTTP to the master while joining: the package's one adapter for it.
+"""Speak HTTP to the master while joining and renewing: the package's one adapter for it.
 
-Two connections, in this order: one that trusts nobody and asks for the CA, and one that trusts that CA alone and
-checks the name `decnet-master`, whatever address was dialled. No proxy, redirect or environment variable has a
+Joining takes two connections: one that trusts nobody and asks for the CA, and one that trusts that CA alone and checks
+the name `decnet-master`, whatever address was dialled. Renewing checks that name too, and shows a certificate. No
+proxy, redirect or environment variable has a
 say; every wait has a limit; answers are bounded.
 
-httpx is imported when a call is made: only `join` needs it.
+httpx is imported when a call is made: only `join` and `renew` need it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from decnet_core.endpoints import Endpoint
-from decnet_core.enrolment import JoinReply, JoinRequest
+from decnet_core.enrolment import JoinReply, JoinRequest, RenewReply, RenewRequest
 from decnet_core.errors import Conflict, DecnetError, RemoteProtocolError, RetryLater, TrustError, Unavailable
 from decnet_core.identity import MASTER_HOST
 from decnet_core.logs import shown
@@ -39,6 +40,8 @@ class Answer:
 
     status: int
     content: bytes
+    certificate: bytes = b""
+    """Who said it: the DER that the TLS library verified."""
 
 
 def fetch_ca(master: Endpoint) -> bytes:
@@ -63,13 +66,39 @@ def ask_to_join(master: Endpoint, tls: ssl.SSLContext, request: JoinRequest) -> 
     """
     answer = _send(master, tls, "POST", "/join", request.model_dump_json().encode())
     if answer.status != 200:
-        raise _refusal(answer)
+        raise _refusal(answer, "join")
     try:
         return JoinReply.model_validate_json(answer.content)
     except ValidationError:
         raise RemoteProtocolError(
             "The master's answer cannot be read", "Install the same release on the master and on this worker."
         ) from None
+
+
+def ask_to_renew(master: Endpoint, tls: ssl.SSLContext, request: RenewRequest) -> tuple[RenewReply, bytes]:
+    """Ask for new certificates over a connection that shows the agent's; return them and the master's own (DER).
+
+    Raises:
+        TrustError: the master refuses this worker, or who answers does not hold our CA's certificate.
+        Unavailable: nobody answers; trying again is harmless.
+        RemoteProtocolError: the answer is none of a master.
+    """
+    answer = _send(master, tls, "POST", "/renew", request.model_dump_json().encode())
+    if answer.status != 200:
+        raise _refusal(answer, "renew")
+    try:
+        return RenewReply.model_validate_json(answer.content), answer.certificate
+    except ValidationError:
+        raise RemoteProtocolError(
+            "The master's answer cannot be read", "Install the same release on the master and on this worker."
+        ) from None
+
+
+def confirm(master: Endpoint, tls: ssl.SSLContext) -> None:
+    """Show the master a new certificate; raises as `ask_to_renew` does."""
+    answer = _send(master, tls, "GET", "/renewed", None)
+    if answer.status != 204:
+        raise _refusal(answer, "renew")
 
 
 def _send(master: Endpoint, tls: ssl.SSLContext, method: str, path: str, body: bytes | None) -> Answer:
@@ -86,12 +115,14 @@ def _send(master: Endpoint, tls: ssl.SSLContext, method: str, path: str, body: b
                 extensions={"sni_hostname": MASTER_HOST},
             ) as response,
         ):
+            shown_by = response.extensions["network_stream"].get_extra_info("ssl_object")
+            certificate = shown_by.getpeercert(True) or b""
             content = bytearray()
             for chunk in response.iter_raw():
                 content += chunk
                 if len(content) > MAX_ANSWER_BYTES:
                     raise RemoteProtocolError(f"{master} answered more than a master would", _REACH)
-            return Answer(response.status_code, bytes(content))
+            return Answer(response.status_code, bytes(content), certificate)
     except httpx.HTTPError as cause:
         raise _transport_error(master, cause) from cause
 
@@ -119,11 +150,11 @@ def _transport_error(master: Endpoint, cause: httpx.HTTPError) -> DecnetError:
     if isinstance(cause, httpx.ConnectError):
         return Unavailable(f"The master cannot be reached at {master}", _REACH)
     return Unavailable(
-        f"The connection to {master} broke: {type(cause).__name__}", "Join again with the same token: nothing is lost."
+        f"The connection to {master} broke: {type(cause).__name__}", "Try the same again: nothing is lost."
     )
 
 
-def _refusal(answer: Answer) -> DecnetError:
+def _refusal(answer: Answer, wish: str) -> DecnetError:
     try:
         document = json.loads(answer.content)
     except (ValueError, RecursionError):
@@ -132,11 +163,11 @@ def _refusal(answer: Answer) -> DecnetError:
     detail = shown(str(problem.get("detail") or f"The master answered {answer.status}"), 300)
     advice = shown(str(problem.get("advice") or "Ask for a new token: `decnet-master swarm enroll`."), 300)
     if answer.status in (401, 403):
-        return TrustError(f"The master refuses to let this host join: {detail}", advice)
+        return TrustError(f"The master refuses to let this host {wish}: {detail}", advice)
     if answer.status == 409:
-        return Conflict(f"The master refuses to let this host join: {detail}", advice)
+        return Conflict(f"The master refuses to let this host {wish}: {detail}", advice)
     if answer.status in (429, 503):
         return RetryLater(f"The master cannot answer now: {detail}", advice)
     if answer.status >= 500:
-        return Unavailable(f"The master failed: {detail}", "Look into the master's log, then join again.")
+        return Unavailable(f"The master failed: {detail}", f"Look into the master's log, then {wish} again.")
     return RemoteProtocolError(f"The master does not understand this host: {detail}", advice)

@@ -20,17 +20,20 @@ It neither asks for certificates nor decides when to renew; daemons follow the l
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import re
 import secrets
 import shutil
 import ssl
 import stat
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decnet_core.errors import ConfigError, IdentityEnded, RemoteProtocolError, TrustError
+from decnet_core.errors import ConfigError, Conflict, IdentityEnded, RemoteProtocolError, TrustError
 from decnet_core.identity import Identity, Role, identity_of_peer
 from decnet_core.pki.der import Usage, fingerprint, usages
 from decnet_core.pki.durable import PUBLIC_MODE, SECRET_MODE, create_file, replace_file, sync_folder
@@ -48,6 +51,13 @@ _NO_CHECK_TIME = 0x200000
 
 # Hello, answer, finish: a TLS 1.3 handshake needs two turns of each side.
 _HANDSHAKE_TURNS = 4
+
+
+_JOIN_ANEW = (
+    "It was not renewed in time and cannot be any more: this worker has to join again. On the master run "
+    "`decnet-master swarm decommission {host}` and `decnet-master swarm enroll {host}`, then here `decnet-agent join` "
+    "with that token."
+)
 
 
 class StoredIdentity(NamedTuple):
@@ -102,6 +112,45 @@ class KeyStore:
         if not isinstance(key, certificates.PrivateKey):
             raise TrustError(f"The unfinished key {path} is of another type", f"Remove {pending} and try again.")
         return key
+
+    def adopt_key(self, role: Role, key_pem: bytes) -> None:
+        """Take a key that was made elsewhere (an offline bundle) as the one of an identity to come.
+
+        Raises:
+            ConfigError: the directory cannot be written.
+        """
+        pending = self._pending(role)
+        try:
+            if pending.exists():
+                shutil.rmtree(pending)
+            pending.mkdir(mode=0o700, parents=True)
+            create_file(pending / KEY_FILE, key_pem, SECRET_MODE)
+            sync_folder(self._directory)
+        except OSError as error:
+            raise _unwritable(self._directory, error) from error
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Keep other writers out for the length of a block; readers need no turn.
+
+        Raises:
+            Conflict: another process has it.
+            ConfigError: the directory cannot be written.
+        """
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise _unwritable(self._directory, error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise Conflict(
+                f"Another process is changing the identities in {self._directory}", "Wait until it has ended."
+            ) from error
+        finally:
+            os.close(descriptor)
 
     def store(self, role: Role, certificate_pem: bytes, ca_pem: bytes, now: datetime) -> StoredIdentity:
         """Complete the pending key with what the master sent, prove it, and put it into use.
@@ -227,7 +276,10 @@ def _prove(files: IdentityFiles, role: Role, now: datetime) -> StoredIdentity:
             f"The certificate of {identity} is not valid before {not_before.isoformat()}", "Set this host's clock."
         )
     if now > not_after:
-        raise IdentityEnded(f"The certificate of {identity} expired at {not_after.isoformat()}", advice)
+        raise IdentityEnded(
+            f"The certificate of {identity} expired at {not_after.isoformat()}",
+            advice if role is Role.MASTER else _JOIN_ANEW.format(host=identity.host),
+        )
     return StoredIdentity(identity, files, not_before, not_after, fingerprint(der))
 
 
