@@ -77,7 +77,10 @@ class Site:
         self._lines_per_s = lines / secs
         self._began = time.monotonic()
         self._respawned_at = 0.0
-        master = enrolled.master_environment() | {"DECNET_LISTENER_ADDRESS": f"127.0.0.1:{port}"}
+        master = enrolled.master_environment() | {
+            "DECNET_LISTENER_ADDRESS": f"127.0.0.1:{port}",
+            "DECNET_JOURNAL_MIN_FREE_MIB": "8",  # of a small disk
+        }
         self.daemons = {part: self._daemon(part, ["-m", "decnet_master", part], master) for part in _PARTS}
         for worker in enrolled.shippers:
             self._add_worker(worker)
