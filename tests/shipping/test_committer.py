@@ -21,7 +21,9 @@ class Owner:
 
     def submit(self, committer: Committer, *blocks: Block) -> None:
         for made in blocks:
-            committer.submit(made, lambda one: self.done.append(one.end), lambda one: self.rejected.append(one.start))
+            committer.submit(
+                made, 1, lambda one: self.done.append(one.end), lambda one: self.rejected.append(one.start)
+            )
 
 
 @asynccontextmanager

@@ -4,27 +4,26 @@ import asyncio
 import json
 import resource
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from decnet_core.endpoints import Endpoint
-from decnet_core.errors import ConfigError, TrustError
+from decnet_core.errors import ConfigError, ExitCode, TrustError
 from decnet_core.identity import MASTER_HOST, Identity, Role
 from decnet_core.pki.authority import CertificateAuthority
 from decnet_core.pki.keystore import KeyStore
 from decnet_core.pki.tls import IdentityFiles, client_context
 from decnet_core.shipping.control import ALPN, Hello, Reason, Refuse, Resume, Skip, encode_control
 from decnet_core.syslog.framing import encode_frame
-from decnet_logship.app import build, master_endpoint
-from decnet_logship.backlog import backlog_bytes
+from decnet_logship.app import App, build, master_endpoint
 from decnet_logship.settings import LogshipSettings
-from decnet_logship.shipper import Shipper
 from decnet_logship.state import read
-from decnet_logship.wakeup import watch
+from decnet_logship.status import exit_code, survey
 from decnet_master.listener.books import Counts
 from decnet_master.listener.server import ServerLimits
 from tests.shipping.place import SENDER, Log, Place, batches, enrol, streams
@@ -39,19 +38,22 @@ def settings_of(place: Place, **more: object) -> LogshipSettings:
 
 
 @asynccontextmanager
-async def shipping(place: Place, endpoint: Endpoint, **more: object) -> AsyncIterator[Shipper]:
+async def shipping(place: Place, endpoint: Endpoint, **more: object) -> AsyncIterator[App]:
     """Ship the place's log until the block ends."""
-    shipper = Shipper(settings_of(place, **more), endpoint)
-    parts: list[Callable[[], Awaitable[None]]] = [shipper.run, shipper.write_state]
-    tasks = [asyncio.ensure_future(part()) for part in parts]
-    tasks.append(asyncio.ensure_future(watch(place.log_path.parent, shipper.wake)))
+    app = build(settings_of(place, **({"master": str(endpoint)} | more)))
+    tasks = [asyncio.ensure_future(task()) for task in app.tasks.values()]
     try:
-        yield shipper
+        yield app
         assert not any(task.done() for task in tasks), [task for task in tasks if task.done()]
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def state_of(place: Place, number: int = 0) -> dict[str, Any]:
+    """Read what the daemon last wrote about one of its logs, the event log being the first."""
+    return dict(read(settings_of(place).state_file)["logs"][number])
 
 
 def arrived(place: Place, log: Log) -> Callable[[], bool]:
@@ -121,39 +123,44 @@ async def test_a_full_disk_stops_acknowledging_and_loses_nothing(place: Place) -
             async with shipping(place, master.endpoint):
                 await reached(lambda: master.server.committer.counts.failures > 2, "refusals of the disk")
                 assert master.writer.durable_offset(SENDER, log.generation) < 64 << 10
-                assert read(settings_of(place).state_file)["shipped_bytes"] < 64 << 10
+                assert state_of(place)["shipped_bytes"] < 64 << 10
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
                 await reached(arrived(place, log), "all lines")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-async def test_a_line_that_no_frame_can_hold_is_declared_and_blocks_nothing(place: Place) -> None:
+async def test_a_line_that_no_frame_can_hold_is_cut_and_blocks_nothing(place: Place) -> None:
     log = Log(place.log_path)
     log.write(b"before")
     start = place.log_path.stat().st_size
     log.append(b"\n" + b"x" * (3 << 20) + b"\n")
+    cut = b"x" * ((1 << 20) - 20) + b" [cut: %d bytes]" % (3 << 20)
+    log.written[log.generation] += [cut]
     log.write(b"after")
-    async with receiving(place) as master, shipping(place, master.endpoint) as shipper:
+    async with receiving(place) as master, shipping(place, master.endpoint):
         await reached(arrived(place, log), "the lines around it")
-        await reached(lambda: read(settings_of(place).state_file)["skipped_lines"] == 2, "the count")
-        assert shipper is not None
+        await reached(lambda: state_of(place)["skipped_lines"] == state_of(place)["cut_lines"] == 1, "the counts")
+    assert len(cut) == 1 << 20
     holes = [(batch.start, batch.end) for batch in batches(place.journal) if not batch.lines]
-    assert holes == [(start, start + 1), (start + 1, start + 2 + (3 << 20))]
+    assert holes == [(start, start + 1), (start + 2 + (1 << 20), start + 2 + (3 << 20))]
 
 
-async def test_a_file_that_was_cut_is_not_shipped_on_until_it_is_rotated(place: Place) -> None:
+async def test_a_file_that_was_cut_goes_on_under_another_name(place: Place) -> None:
     log = Log(place.log_path)
     log.write(*[b"line %d" % number for number in range(10)])
-    header = len(log.written[log.generation][0]) + 1
+    header = log.written[log.generation][0]
     async with receiving(place) as master, shipping(place, master.endpoint):
         await reached(arrived(place, log), "all lines")
-        log.cut(header)
+        log.cut(len(header) + 1)
         log.append(b"other\n")
-        await reached(lambda: "was cut" in read(settings_of(place).state_file)["last_error"], "the complaint")
+        await reached(lambda: len(streams(place.journal)) == 2, "a second stream")
+        await reached(lambda: list(streams(place.journal).values())[1] == [header, b"other"], "what stands there now")
         log.begin()
         log.write(b"in the next file")
-        await reached(arrived(place, log), "the next file")
+        await reached(lambda: streams(place.journal).get(log.generation) == log.written[log.generation], "the next")
+    first = next(iter(log.written))
+    assert streams(place.journal)[first] == log.written[first]
 
 
 async def test_status_tells_what_is_missing(place: Place) -> None:
@@ -163,12 +170,20 @@ async def test_status_tells_what_is_missing(place: Place) -> None:
         size = place.log_path.stat().st_size
         state_file = settings_of(place).state_file
         await reached(lambda: state_file.exists() and read(state_file)["acked"] == {log.generation: size}, "state")
-        state = read(state_file)
-    assert state["connected"]
-    assert state["shipped_bytes"] == size
+        now = survey(settings_of(place), datetime.now(UTC))
+        assert exit_code(now) == ExitCode.OK
+        (row,) = now["logs"]
+        assert row["connected"]
+        assert (row["generation"], row["shipped_bytes"]) == (log.generation, size)
+        assert (row["backlog_bytes"], row["backlog_lines"], row["reconnects"], row["gaps"]) == (0, 0, 0, 0)
+        assert row["connected_since"] <= row["last_line_at"] <= row["last_ack_at"]
     log.write(b"123456789")
-    assert backlog_bytes(place.log_path, state["acked"]) == 10
-    json.dumps(state)
+    log.begin()
+    later = survey(settings_of(place), datetime.now(UTC) + timedelta(seconds=60))
+    assert (later["backlog_lines"], later["connected"], later["running"]) == (2, False, False)
+    assert later["backlog_bytes"] == 10 + place.log_path.stat().st_size
+    assert exit_code(later) == ExitCode.UNAVAILABLE
+    json.dumps(later)
 
 
 async def test_an_impostor_is_not_told_anything(place: Place, tmp_path: Path) -> None:
@@ -349,7 +364,7 @@ async def test_the_books_and_the_role_decide_who_ships(place: Place) -> None:
 
 
 async def test_a_host_that_is_retired_loses_its_live_connection(place: Place) -> None:
-    async with receiving(place, limits=ServerLimits(recheck_secs=0.02, tick_secs=0.01)) as master:
+    async with receiving(place, limits=ServerLimits(muster_secs=0.02, tick_secs=0.01)) as master:
         peer = await Peer.dial(master, shipper_context(place))
         peer.send(encode_control(Hello(STREAM)))
         await peer.expect(encode_control(Resume(0)))

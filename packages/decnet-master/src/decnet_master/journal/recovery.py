@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from dataclasses import dataclass
 
 from decnet_core.errors import RemoteProtocolError
-from decnet_master.journal.record import (
-    HEAD_BYTES,
-    Kind,
-    Record,
-    decode_block,
-    decode_snapshot,
-    records,
-    wanted_bytes,
-)
+from decnet_master.journal.record import Kind, Record, decode_block, decode_snapshot
 from decnet_master.journal.table import OffsetTable
-
-_READ_BYTES = 1 << 20
+from decnet_master.journal.walk import walk
 
 
 @dataclass(slots=True)
@@ -42,17 +33,10 @@ def scan(fd: int) -> Scan:
         OSError: the disk cannot be read.
     """
     found = Scan(OffsetTable())
-    wanted = HEAD_BYTES
-    while raw := os.pread(fd, max(wanted, _READ_BYTES), found.end_bytes):
-        before = found.end_bytes
-        try:
-            for record in records(memoryview(raw)):
-                _take(found, record)
-            wanted = wanted_bytes(memoryview(raw)[found.end_bytes - before :])
-        except RemoteProtocolError:
-            break
-        if found.end_bytes == before and len(raw) < wanted:
-            break  # the file ends inside this record
+    with contextlib.suppress(RemoteProtocolError):
+        for end_bytes, record in walk(fd):
+            _take(found, record)
+            found.end_bytes = end_bytes
     return found
 
 
@@ -65,4 +49,3 @@ def _take(found: Scan, record: Record) -> None:
         block = decode_block(record)
         if block.kind is not Kind.FRAMES:
             found.table.update({block.key: block.end})
-    found.end_bytes += record.size_bytes

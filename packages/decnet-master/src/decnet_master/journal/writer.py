@@ -125,12 +125,15 @@ class JournalWriter:
         """Tell up to which byte of the stream everything is durable; 0 for one that was never heard of."""
         return self._table.get((identity, stream))
 
-    def append(self, blocks: Iterable[Block]) -> None:
+    def append(self, blocks: Iterable[Block]) -> int:
         """Make blocks durable, all or none.
 
         Args:
             blocks: each begins where its stream's last one ended. None is allowed: it only publishes the marker
                 again if that failed before.
+
+        Returns:
+            by how many bytes the journal grew for them.
 
         Raises:
             RetryLater: the disk did not take them, or the quota is reached (JournalFull); nothing changed, try again.
@@ -154,6 +157,7 @@ class JournalWriter:
         self._end = Position(self._end.segment, self._end.offset + size_bytes)
         self._table.update(moved)
         self._publish()
+        return size_bytes
 
     def _moved(self, blocks: list[Block]) -> dict[Key, int]:
         moved: dict[Key, int] = {}

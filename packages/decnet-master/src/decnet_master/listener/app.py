@@ -1,4 +1,7 @@
-"""Put the listener together: identity, socket, database, journal, tasks."""
+"""Put the listener together: identity, socket, database, journal, tasks.
+
+It imports neither SQLAlchemy nor what makes certificates: `store.doorbook` says why.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import functools
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import TypeVar
 
 import structlog
@@ -18,16 +20,18 @@ from decnet_core.endpoints import Endpoint, listen
 from decnet_core.errors import RetryLater
 from decnet_core.identity import Role
 from decnet_core.pki.keystore import KeyStore
-from decnet_core.pki.tls import bound_connection_memory, server_context
+from decnet_core.pki.live import LiveIdentity
+from decnet_core.pki.tls import bound_connection_memory
 from decnet_core.shipping.control import ALPN
+from decnet_master.journal.quota import Quota
 from decnet_master.journal.writer import JournalWriter
 from decnet_master.listener.committer import Committer
+from decnet_master.listener.ledger import Ledger
+from decnet_master.listener.reporter import Progress, Reporter
+from decnet_master.listener.roll import Roll
 from decnet_master.listener.server import Server, ServerLimits
 from decnet_master.settings import MasterSettings
-from decnet_master.store import Store
-
-CONNECTIONS = 2
-"""Questions about hosts are short; two at a time keep up with a reconnect storm."""
+from decnet_master.store.doorbook import DoorBook
 
 FIRST_DELAY_SECS = 0.2
 LONGEST_DELAY_SECS = 10.0
@@ -55,25 +59,42 @@ class App:
             Unavailable: the address, the journal's folder or the database cannot be used as configured.
         """
         settings = self._settings
-        identity = KeyStore(settings.identities_directory).load(Role.MASTER, datetime.now(UTC))
-        context = server_context(identity.files, alpn=(ALPN,))
+        identity = await LiveIdentity.awaited(KeyStore(settings.identities_directory), Role.MASTER)
+        context = identity.server_context(alpn=(ALPN,))
         bound_connection_memory()
         with listen(Endpoint.parse(settings.listener_address), "listener-address") as listening:
             ready = Ready(1)
-            await run({"listener": functools.partial(self._live, listening, context, ready)}, ready)
+            live = functools.partial(self._live, listening, context, ready)
+            await run({"listener": live, "identity": identity.watch}, ready)
 
     async def _live(self, listening: socket.socket, context: ssl.SSLContext, ready: Ready) -> None:
         settings = self._settings
-        async with await _awaited(functools.partial(Store.open, settings.database, CONNECTIONS)) as store:
-            open_journal = functools.partial(JournalWriter.open, settings.journal_directory)
+        quota = Quota(settings.journal_quota_mib << 20, settings.journal_min_free_mib << 20)
+        async with await _awaited(functools.partial(DoorBook.open, settings.database)) as book:
+            open_journal = functools.partial(JournalWriter.open, settings.journal_directory, quota=quota)
             writer = await _awaited(functools.partial(asyncio.to_thread, open_journal))
             with contextlib.closing(writer):
-                committer = Committer(writer)
-                server = Server(committer, store.hosts.is_active, self._limits)
+                ledger = Ledger()
+                progress = Progress(ledger, lambda: writer.end)
+                committer = Committer(writer, progress.durable)
+                server = Server(committer, Roll(book.active), ledger, self._limits)
+                reporter = Reporter(
+                    book,
+                    ledger,
+                    progress,
+                    folder=settings.journal_directory,
+                    quota=quota,
+                    end=lambda: writer.end,
+                    connections=lambda: server.connections,
+                    stalled=lambda: committer.stalled,
+                    counts=server.counts,
+                )
                 try:
                     async with asyncio.TaskGroup() as group:
                         group.create_task(committer.run(), name="committer")
                         group.create_task(server.watch(), name="watch")
+                        group.create_task(server.muster(), name="muster")
+                        group.create_task(reporter.run(), name="reporter")
                         group.create_task(server.accept(listening, context), name="accept")
                         log.info("listener.started", address=settings.listener_address)
                         ready.one_more()

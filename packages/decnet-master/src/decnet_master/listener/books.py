@@ -1,12 +1,12 @@
-"""What all connections of the listener share: the committer, who may ship, which connection ships a stream, counts.
+"""What all connections of the listener share: committer, roll, ledger, which connection ships a stream, counts.
 
 Of one (identity, stream) the newest connection ships: `claim` shuts the one before out at once.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,17 +17,13 @@ from decnet_core.peer import Peer
 from decnet_core.shipping.control import Reason
 from decnet_master.journal.record import Key
 from decnet_master.listener.committer import Committer
-
-STORE_SECS = 10.0
-"""How long the database may take to say whether a host is active."""
+from decnet_master.listener.ledger import Ledger
+from decnet_master.listener.roll import Roll, caller
 
 WINDOW_BYTES = 4 << 20
 """Of one connection, waiting for the disk. A sender's default window: one that keeps to it is never stopped by this."""
 
 log = structlog.get_logger()
-
-IsActive = Callable[[str, str], Awaitable[bool]]
-"""(host, certificate's fingerprint) -> whether it may talk to us now; raises DecnetError when that cannot be told."""
 
 
 @dataclass(slots=True)
@@ -51,25 +47,24 @@ class Holder(Protocol):
 class Books:
     """Kept by the server, asked by its connections."""
 
-    def __init__(self, committer: Committer, is_active: IsActive) -> None:
+    def __init__(self, committer: Committer, roll: Roll, ledger: Ledger, stall_secs: float) -> None:
         self.committer = committer
+        self.roll = roll
+        self.ledger = ledger
+        self._stall_secs = stall_secs
         self.counts = Counts()
-        self._is_active = is_active
         self._holders: dict[Key, Holder] = {}
 
-    async def is_active(self, peer: Peer) -> bool:
-        """Ask the store whether the peer's host is active.
-
-        Raises:
-            DecnetError, TimeoutError: that cannot be told now.
-        """
-        async with asyncio.timeout(STORE_SECS):
-            return await self._is_active(peer.identity.host, peer.fingerprint)
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the journal takes nothing, and for so long that senders are to know."""
+        stall = self.committer.stalled
+        return stall is not None and time.monotonic() - stall.since > self._stall_secs
 
     async def may_ship(self, peer: Peer, refuse: Callable[[Reason], None]) -> bool:
-        """Ask the store whether the peer's host is active; refuse it if not, or if that cannot be told now."""
+        """Ask the database whether the peer's host is active; refuse it if not, or if that cannot be told now."""
         try:
-            active = await self.is_active(peer)
+            active = await self.roll.is_active(caller(peer))
         except (DecnetError, TimeoutError) as error:
             self.refused(peer, Reason.BUSY, getattr(error, "message", "the database did not answer in time"))
             refuse(Reason.BUSY)
@@ -100,4 +95,5 @@ class Books:
     def refused(self, peer: Peer, reason: Reason, why: str) -> None:
         """Count and log a peer that is refused."""
         self.counts.refused += 1
+        self.ledger.refused(peer.identity.host)
         log.warning("sender.refused", identity=str(peer.identity), address=peer.address, reason=reason.value, why=why)

@@ -3,15 +3,17 @@
 While an append runs in its thread, new blocks gather; so the more there is to do, the larger the groups, and a disk
 that syncs a hundred times a second still takes everything.
 
-A disk that refuses (full, broken) is asked again with back-off for as long as it takes; nobody is told anything
-meanwhile, so nobody forgets anything, and `full` stops the connections from reading more.
+A journal that refuses (a full or broken disk, its quota) is asked again with back-off for as long as it takes; nobody
+is told anything meanwhile, so nobody forgets anything, `full` stops the connections from reading more, and `stalled`
+says why.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,11 +23,11 @@ from decnet_core.errors import LocalProtocolError, RetryLater
 from decnet_master.journal.record import Block, Key
 from decnet_master.journal.writer import JournalWriter
 
-GROUP_BYTES = 8 << 20
+GROUP_BYTES = 4 << 20
 """One append; larger groups win nothing and delay the first acknowledgement in them."""
 
-FULL_BYTES = 64 << 20
-"""Blocks in memory over all connections: what may wait while the disk is slow or full."""
+FULL_BYTES = 8 << 20
+"""Blocks in memory over all connections: one group that is written and one that gathers meanwhile."""
 
 FIRST_DELAY_SECS = 0.1
 LONGEST_DELAY_SECS = 5.0
@@ -44,22 +46,40 @@ class CommitCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class Waiting:
+    """A block on its way; `lines` is how many it holds."""
+
     block: Block
+    lines: int
     done: Callable[[Block], None]
     rejected: Callable[[Block], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """Why the journal takes nothing, since when by the monotonic clock, and what to do about it."""
+
+    reason: str
+    advice: str
+    since: float
+
+
+Durable = Callable[[Sequence[Waiting], int], None]
+"""Told of each group, and by how many bytes the journal grew."""
 
 
 class Committer:
     """Owns the journal's writer; `run` is its task."""
 
-    def __init__(self, writer: JournalWriter) -> None:
+    def __init__(self, writer: JournalWriter, durable: Durable = lambda _group, _size_bytes: None) -> None:
         self._writer = writer
-        self._queue: deque[_Waiting] = deque()
+        self._durable = durable
+        self._queue: deque[Waiting] = deque()
         self._open: dict[Key, int] = {}  # blocks that wait or are being appended
         self._settled: dict[Key, asyncio.Event] = {}
         self._more = asyncio.Event()
         self.waiting_bytes = 0
+        self.stalled: Stall | None = None
         self.counts = CommitCounts()
         self.on_room: Callable[[], None] = lambda: None
         """Called after each group: connections may read again."""
@@ -67,22 +87,25 @@ class Committer:
     @property
     def full(self) -> bool:
         """Whether connections should stop reading."""
-        return self.waiting_bytes >= FULL_BYTES
+        return self.waiting_bytes >= FULL_BYTES or self.stalled is not None
 
     def durable_offset(self, key: Key) -> int:
         """Up to where a stream is durable; call it once the stream is `settled`."""
         return self._writer.durable_offset(*key)
 
-    def submit(self, block: Block, done: Callable[[Block], None], rejected: Callable[[Block], None]) -> None:
+    def submit(
+        self, block: Block, lines: int, done: Callable[[Block], None], rejected: Callable[[Block], None]
+    ) -> None:
         """Have a block made durable.
 
         Args:
             block: it follows the stream's last one.
+            lines: how many it holds.
             done: called on the loop with a block up to whose end the stream is durable; of several blocks that were
                 committed together, with the last one alone.
             rejected: called on the loop when the journal cannot take the block.
         """
-        self._queue.append(_Waiting(block, done, rejected))
+        self._queue.append(Waiting(block, lines, done, rejected))
         self._open[block.key] = self._open.get(block.key, 0) + 1
         self.waiting_bytes += len(block.data)
         self._more.set()
@@ -101,17 +124,17 @@ class Committer:
                 while self._queue:
                     await self._commit(self._next_group(), thread)
 
-    def _next_group(self) -> list[_Waiting]:
-        group: list[_Waiting] = []
+    def _next_group(self) -> list[Waiting]:
+        group: list[Waiting] = []
         size = 0
         while self._queue and size < GROUP_BYTES:
             group.append(self._queue.popleft())
             size += len(group[-1].block.data)
         return group
 
-    async def _commit(self, group: list[_Waiting], thread: ThreadPoolExecutor) -> None:
+    async def _commit(self, group: list[Waiting], thread: ThreadPoolExecutor) -> None:
         try:
-            await self._append([waiting.block for waiting in group], thread)
+            size_bytes = await self._append([waiting.block for waiting in group], thread)
         except LocalProtocolError as error:
             if len(group) == 1:
                 reason, identity = error.message, group[0].block.identity
@@ -125,6 +148,7 @@ class Committer:
         self.counts.appends += 1
         self.counts.blocks += len(group)
         self.counts.bytes += sum(len(waiting.block.data) for waiting in group)
+        self._durable(group, size_bytes)
         last = {waiting.block.key: waiting for waiting in group}
         for waiting in group:
             self._settle(waiting.block)
@@ -132,25 +156,28 @@ class Committer:
             waiting.done(waiting.block)
         self.on_room()
 
-    async def _append(self, blocks: list[Block], thread: ThreadPoolExecutor) -> None:
+    async def _append(self, blocks: list[Block], thread: ThreadPoolExecutor) -> int:
         delay_secs = FIRST_DELAY_SECS
         while True:
             attempt = asyncio.get_running_loop().run_in_executor(thread, self._writer.append, blocks)
             try:
-                await asyncio.shield(attempt)
+                size_bytes = await asyncio.shield(attempt)
             except asyncio.CancelledError:
                 await asyncio.wait({attempt})  # the writer must not be closed under it
                 raise
             except RetryLater as error:
-                if delay_secs == FIRST_DELAY_SECS:
+                if self.stalled is None:
                     log.warning("journal.append_failed", reason=error.message, advice=error.advice)
+                since = time.monotonic() if self.stalled is None else self.stalled.since
+                self.stalled = Stall(error.message, error.advice, since)
                 self.counts.failures += 1
                 await asyncio.sleep(delay_secs)
                 delay_secs = min(delay_secs * 2, LONGEST_DELAY_SECS)
                 continue
-            if delay_secs != FIRST_DELAY_SECS:
+            if self.stalled is not None:
                 log.info("journal.append_recovered")
-            return
+                self.stalled = None
+            return size_bytes
 
     def _settle(self, block: Block) -> None:
         self.waiting_bytes -= len(block.data)

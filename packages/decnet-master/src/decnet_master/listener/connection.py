@@ -28,18 +28,24 @@ log = structlog.get_logger()
 class Connection:
     """Serves `decnet-log/1` to one peer; made when the handshake is over."""
 
-    def __init__(self, books: Books, transport: asyncio.Transport, peer: Peer) -> None:
+    def __init__(
+        self, books: Books, transport: asyncio.Transport, peer: Peer, certificate_ends_at: datetime | None
+    ) -> None:
         self._books = books
         self._transport = transport
         self._identity = str(peer.identity)
+        self._certificate_ends_at = certificate_ends_at
         self._machine = Receiver(Limits(), time.monotonic())
         self._resolving: asyncio.Task[None] | None = None
         self._key: Key | None = None
+        self._is_known = False  # to the ledger
         self.paused = False
         self.peer = peer
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the transport."""
+        if self._is_known:
+            self._books.ledger.heard(self.peer.identity.host)
         self._execute(self._machine.receive(data, time.monotonic()))
         if self._machine.pending_bytes >= WINDOW_BYTES or self._books.committer.full:
             self.paused = True
@@ -65,6 +71,8 @@ class Connection:
         if self._resolving is not None:
             self._resolving.cancel()
         self._release()
+        if self._is_known:
+            self._books.ledger.disconnected(self.peer.identity.host)
 
     def _execute(self, commands: list[Command]) -> None:
         for command in commands:
@@ -84,18 +92,27 @@ class Connection:
         kind = Kind.LINES if piece.data else Kind.HOLE
         now = datetime.now(UTC)
         block = Block(self._identity, piece.stream, piece.start, piece.end, now, piece.data, kind)
-        self._books.committer.submit(block, self._committed, self._rejected)
+        self._books.committer.submit(block, piece.data.count(b"\n"), self._committed, self._rejected)
 
     def _committed(self, block: Block) -> None:
+        self._books.ledger.acknowledged(self.peer.identity.host, block.stream, block.end)
         self._execute(self._machine.committed(block.end))
 
-    def _rejected(self, _block: Block) -> None:
+    def _rejected(self, block: Block) -> None:
+        is_gap = block.start > self._books.committer.durable_offset(block.key)
+        self._books.ledger.rejected(self.peer.identity.host, is_gap=is_gap)
         self._transport.abort()
 
     async def _resolve(self, stream: str) -> None:
         """Find out where the stream goes on, once nobody else adds to it."""
         if not await self._books.may_ship(self.peer, self.refuse):
             return
+        if self._books.is_stalled:
+            self.refuse(Reason.FULL)
+            return
+        if not self._is_known:
+            self._is_known = True
+            self._books.ledger.connected(self.peer, self._certificate_ends_at)
         self._release()
         self._key = key = (self._identity, stream)
         self._books.claim(key, self)
@@ -104,6 +121,7 @@ class Connection:
             return
         offset = self._books.committer.durable_offset(key)
         log.info("sender.connected", identity=self._identity, stream=stream, offset=offset)
+        self._books.ledger.resumed(self.peer.identity.host, stream, offset)
         self._execute(self._machine.resumed(offset))
 
     def _release(self) -> None:

@@ -9,7 +9,9 @@ LOG_EVENTS: dict[str, str] = {
     "sender.disconnected": "a worker's connection ended",
     "sender.broke_protocol": "a worker's connection was ended because its bytes break the specification",
     "sender.superseded": "an older connection of a stream was ended because the worker opened a newer one",
-    "journal.append_failed": "the disk does not take lines; nothing is acknowledged until it does, nothing is lost",
-    "journal.append_recovered": "the disk takes lines again",
+    "journal.append_failed": "the journal is full or its disk fails; nothing is acknowledged, nothing is lost",
+    "journal.append_recovered": "the journal takes lines again",
+    "shipping.report_failed": "the database does not take what workers did; it is kept and written later",
+    "shipping.report_recovered": "the database takes it again",
     "block.rejected": "the journal refused a block that does not fit its stream: our bug; the connection was ended",
 }

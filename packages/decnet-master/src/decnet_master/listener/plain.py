@@ -31,9 +31,18 @@ log = structlog.get_logger()
 class PlainConnection:
     """Serves RFC 5425 to one peer; reads nothing before the peer is found to be one who may ship."""
 
-    def __init__(self, books: Books, transport: asyncio.Transport, peer: Peer, max_message_bytes: int) -> None:
+    def __init__(
+        self,
+        books: Books,
+        transport: asyncio.Transport,
+        peer: Peer,
+        certificate_ends_at: datetime | None,
+        max_message_bytes: int,
+    ) -> None:
         self._books = books
         self._transport = transport
+        self._certificate_ends_at = certificate_ends_at
+        self._is_known = False  # to the ledger
         self._decoder = FrameDecoder(max_message_bytes)
         self._stream = f"plain-{secrets.token_hex(16)}"
         self._offset = 0
@@ -47,13 +56,14 @@ class PlainConnection:
     def data_received(self, data: bytes) -> None:
         """Take bytes from the transport."""
         self._heard_at = time.monotonic()
+        self._books.ledger.heard(self.peer.identity.host)
         try:
             payloads = self._decoder.feed(data)
         except RemoteProtocolError as error:
             self._broken(error)
             return
         if payloads:
-            self._store(encode_frames(payloads))
+            self._store(encode_frames(payloads), len(payloads))
         if self._decoder.error is not None:
             self._broken(self._decoder.error)
         elif self._is_full():
@@ -78,17 +88,21 @@ class PlainConnection:
     def lost(self) -> None:
         """Forget the connection."""
         self._admission.cancel()
+        if self._is_known:
+            self._books.ledger.disconnected(self.peer.identity.host)
 
     async def _admit(self) -> None:
         if await self._books.may_ship(self.peer, self.refuse):
+            self._is_known = True
+            self._books.ledger.connected(self.peer, self._certificate_ends_at)
             log.info("sender.connected", identity=str(self.peer.identity), stream=self._stream, offset=0)
             asyncio.get_running_loop().call_soon(self.room)  # once this task is done
 
-    def _store(self, data: bytes) -> None:
+    def _store(self, data: bytes, messages: int) -> None:
         start, self._offset = self._offset, self._offset + len(data)
         identity = str(self.peer.identity)
         block = Block(identity, self._stream, start, self._offset, datetime.now(UTC), data, Kind.FRAMES)
-        self._books.committer.submit(block, self._committed, self._committed)
+        self._books.committer.submit(block, messages, self._committed, self._committed)
 
     def _committed(self, block: Block) -> None:
         self._committed_to = block.end

@@ -2,7 +2,9 @@
 
 Invariants
 - A peer is heard only after its certificate verified, names a logship, and its host is active in the store; the last
-  is asked again for each stream and every `recheck_secs`, so that decommissioning ends live connections too.
+  is asked again for each stream, and every `muster_secs` of all live connections in one question, so that
+  decommissioning ends them too.
+- While the journal takes nothing, workers are told so and come again later: nothing is kept in memory for them.
 - Of one (identity, stream) the newest connection ships; the older one is shut out at once, and the newer one learns
   its offset only after the older one's blocks are decided.
 - Handshakes under way, connections, connections of one peer and blocks in memory are bounded. Beyond the handshakes'
@@ -18,7 +20,10 @@ import socket
 import ssl
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
@@ -27,10 +32,12 @@ from decnet_core.identity import MASTER, Role
 from decnet_core.peer import peer_of
 from decnet_core.shipping.control import ALPN, Reason, Refuse, encode_control
 from decnet_core.tls_server import TlsServer
-from decnet_master.listener.books import Books, IsActive
+from decnet_master.listener.books import Books
 from decnet_master.listener.committer import Committer
 from decnet_master.listener.connection import Connection
+from decnet_master.listener.ledger import Ledger
 from decnet_master.listener.plain import PlainConnection
+from decnet_master.listener.roll import Roll, caller
 
 log = structlog.get_logger()
 
@@ -44,8 +51,10 @@ class ServerLimits:
         connections_per_peer: one ships, some may linger half-open after network faults.
         handshakes: under way at a time; each is a millisecond of CPU and up to `handshake_secs` of waiting.
         handshake_secs: a handshake takes milliseconds, over a bad mobile link a second or two.
-        recheck_secs: how often the store is asked again about the hosts of live connections.
+        muster_secs: how often the store is asked about the hosts of all live connections.
         tick_secs: how often time passes for a connection.
+        stall_secs: a journal that takes nothing for so long is told to the senders; of a shorter pause they only notice
+            that nothing is acknowledged.
         plain_message_bytes: the longest message of a plain RFC 5425 sender (its own default is 8 KiB).
     """
 
@@ -54,18 +63,19 @@ class ServerLimits:
     handshakes: int = 256
     handshake_secs: float = 15.0
     plain_message_bytes: int = 64 << 10
-    recheck_secs: float = 30.0
+    muster_secs: float = 2.0
     tick_secs: float = 1.0
+    stall_secs: float = 3.0
 
 
 class Server:
-    """The listener's connections; `accept`, `watch` and the committer's `run` are its tasks."""
+    """The listener's connections; `accept`, `watch`, `muster` and the committer's `run` are its tasks."""
 
-    def __init__(self, committer: Committer, is_active: IsActive, limits: ServerLimits | None = None) -> None:
-        self._books = Books(committer, is_active)
+    def __init__(self, committer: Committer, roll: Roll, ledger: Ledger, limits: ServerLimits | None = None) -> None:
+        self._limits = limits or ServerLimits()
+        self._books = Books(committer, roll, ledger, self._limits.stall_secs)
         self.committer = committer
         self.counts = self._books.counts
-        self._limits = limits or ServerLimits()
         self._connections: set[Connection | PlainConnection] = set()
         self._per_peer: Counter[str] = Counter()
         self._refused_logged_at = 0.0
@@ -88,18 +98,35 @@ class Server:
             doors.close()
             await doors.wait_closed()
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._connections)
+
     async def watch(self) -> None:
-        """Let time pass for all connections, and look again whether their hosts are active."""
-        checked_at = time.monotonic()
+        """Let time pass for all connections, and tell those that can be told when the journal takes nothing."""
         while True:
             await asyncio.sleep(self._limits.tick_secs)
-            now = time.monotonic()
+            now, is_stalled = time.monotonic(), self._books.is_stalled
             for connection in list(self._connections):
-                connection.tick(now)
-            if now - checked_at >= self._limits.recheck_secs:
-                checked_at = now
-                for connection in list(self._connections):
-                    await self._recheck(connection)
+                if is_stalled and isinstance(connection, Connection):
+                    connection.refuse(Reason.FULL)
+                else:
+                    connection.tick(now)
+
+    async def muster(self) -> None:
+        """End the connections of hosts that are not active any more; a database that is away ends nobody's."""
+        while True:
+            await asyncio.sleep(self._limits.muster_secs)
+            present = [(caller(connection.peer), connection) for connection in self._connections]
+            with contextlib.suppress(DecnetError, TimeoutError):
+                active = await self._books.roll.all_active({who for who, _ in present}) if present else set()
+                for who, connection in present:
+                    if who not in active and connection in self._connections:
+                        self._books.refused(
+                            connection.peer, Reason.HOST, "its host is not active in the books any more"
+                        )
+                        connection.refuse(Reason.HOST)
 
     def close(self) -> None:
         """Abort all connections."""
@@ -121,11 +148,12 @@ class Server:
             return None
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         tls = transport.get_extra_info("ssl_object")
+        ends_at = _end_of(tls.getpeercert())
         connection: Connection | PlainConnection
         if tls.selected_alpn_protocol() == ALPN:
-            connection = Connection(self._books, transport, peer)
+            connection = Connection(self._books, transport, peer, ends_at)
         else:
-            connection = PlainConnection(self._books, transport, peer, self._limits.plain_message_bytes)
+            connection = PlainConnection(self._books, transport, peer, ends_at, self._limits.plain_message_bytes)
         name = str(peer.identity)
         self._connections.add(connection)
         self._per_peer[name] += 1
@@ -151,14 +179,6 @@ class Server:
         connection.lost()
         log.info("sender.disconnected", identity=name, address=connection.peer.address)
 
-    async def _recheck(self, connection: Connection | PlainConnection) -> None:
-        """End the connection of a host that is not active any more; a database that is away ends nobody's."""
-        peer = connection.peer
-        with contextlib.suppress(DecnetError, TimeoutError):
-            if not await self._books.is_active(peer):
-                self._books.refused(peer, Reason.HOST, "its host is not active in the books any more")
-                connection.refuse(Reason.HOST)
-
     def _room(self) -> None:
         for connection in list(self._connections):
             if connection.paused:
@@ -173,6 +193,12 @@ class Server:
             log.warning("handshake.refused", count=self._refused_unlogged, address=address, reason=why)
             self._refused_logged_at = now
             self._refused_unlogged = 0
+
+
+def _end_of(certificate: Mapping[str, Any] | None) -> datetime | None:
+    """Read when a verified certificate ends."""
+    not_after = (certificate or {}).get("notAfter")
+    return None if not_after is None else datetime.fromtimestamp(ssl.cert_time_to_seconds(not_after), UTC)
 
 
 class _Protocol(asyncio.Protocol):
