@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from random import Random
 from typing import Any
 
-from tests.fuzz import corpus
+from tests.fuzz import kept
 from tests.fuzz.mutation import Mutator
 from tests.fuzz.target import Target
 from tests.fuzz.targets import TARGETS
@@ -135,7 +135,7 @@ def run_batch(batch: Batch) -> tuple[str, Tally]:
 def inputs(batch: Batch) -> Iterator[bytes]:
     """Make a batch's inputs."""
     target = TARGETS[batch.target]
-    known = (*target.seeds, *corpus.load(target.name))
+    known = (*target.seeds, *kept.load(target.name))
     if batch.number < 0:
         yield from known
         return

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.fuzz import corpus, driver, targets
+from tests.fuzz import driver, kept, targets
 from tests.fuzz.driver import Batch, batches, inputs, run, summary
 from tests.fuzz.target import Target, hold
 from tests.fuzz.targets import TARGETS
@@ -36,12 +36,12 @@ def test_every_promise_holds_for_long() -> None:
 
 
 def test_the_corpus_is_small_and_belongs_to_targets() -> None:
-    files = [path for path in corpus.FOLDER.rglob("*") if path.is_file() and path.name != ".gitattributes"]
-    assert {path.parent for path in files} <= {corpus.FOLDER / name for name in NAMES}
-    assert sum(path.stat().st_size for path in files) <= corpus.MAX_TOTAL_BYTES
+    files = [path for path in kept.FOLDER.rglob("*") if path.is_file() and path.name != ".gitattributes"]
+    assert {path.parent for path in files} <= {kept.FOLDER / name for name in NAMES}
+    assert sum(path.stat().st_size for path in files) <= kept.MAX_TOTAL_BYTES
     for path in files:
         if "-" not in path.name:
-            assert path.name == corpus.name_of(path.read_bytes())
+            assert path.name == kept.name_of(path.read_bytes())
 
 
 def test_a_batch_can_be_made_again_and_no_two_are_alike() -> None:

@@ -101,7 +101,8 @@ def _put_right(data: bytes) -> bytes:
 
 def _read(folder: Path, max_bytes: int) -> list[tuple[int, tuple[bytes, ...]]] | None:
     journal = JournalReader(folder)
-    position, lines = START, []
+    position = START
+    lines: list[tuple[int, tuple[bytes, ...]]] = []
     for _ in range(_MOST_READS):
         try:
             batches = journal.read(position, max_bytes)
