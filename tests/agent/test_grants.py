@@ -73,8 +73,8 @@ def certificates_der(leaf) -> bytes:
         (lambda cas: {"agent": forged(cas[0], Role.AGENT, [SERVER, CLIENT], dns=["w2"])}, "No trusted CA vouches"),
         (lambda cas: {"logship": forged(cas[0], Role.LOGSHIP, [SERVER, CLIENT])}, "which that is none"),
         (lambda cas: {"logship": leaf(cas[0], Role.LOGSHIP) * 2}, "2 certificates for logship@w1"),
-        (lambda cas: {"logship": "-----BEGIN"}, "cannot be read"),
-        (lambda cas: {"logship": "\N{SNOWMAN}"}, "cannot be read"),
+        (lambda _: {"logship": "-----BEGIN"}, "cannot be read"),
+        (lambda _: {"logship": "\N{SNOWMAN}"}, "cannot be read"),
         (
             lambda cas: {"agent": leaf(cas[0], Role.AGENT, at=now() - 3 * DAY, lifetime=DAY)},
             "expired",

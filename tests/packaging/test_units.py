@@ -117,6 +117,12 @@ def test_only_the_agent_may_use_the_engine():
     assert [name for name in EXPOSURE if "docker" in Unit(name).get_service("SupplementaryGroups")] == ["decnet-agent"]
 
 
+def test_on_a_worker_only_the_agent_may_write_the_keys():
+    for name in ("decnet-logship", "decnet-updater"):
+        assert Unit(name).get_service("ReadOnlyPaths") == "-/var/lib/decnet/identities"
+    assert not Unit("decnet-agent").get_service("ReadOnlyPaths")
+
+
 def test_the_user_of_the_units_is_made():
     assert re.search(r"^u decnet ", (FOLDER / "decnet.sysusers.conf").read_text(), re.MULTILINE)
 

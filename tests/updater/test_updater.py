@@ -241,3 +241,25 @@ def test_asking_for_the_version_imports_nothing_heavy():
 def test_its_log_lines_are_json_of_its_role(updater):
     line = json.loads(updater.wait_for_line(r"^.*updater\.started.*$")[0])
     assert (line["role"], line["identity"]) == ("updater", str(UPDATER))
+
+
+@pytest.mark.slow
+def test_a_renewed_certificate_is_used_without_a_restart(updater, home, ca, master):
+    """Another process renews; the running one looks every two seconds."""
+
+    def shown() -> str:
+        with (
+            socket.create_connection(("127.0.0.1", updater.port), WAIT_SECS) as raw,
+            master.wrap_socket(raw, server_hostname=HOST) as connection,
+        ):
+            return certificates.fingerprint(connection.getpeercert(True))
+
+    store = KeyStore(home / "data" / "identities")
+    before = store.load(Role.UPDATER, now()).fingerprint
+    assert shown() == before
+    key = store.create_key(Role.UPDATER)
+    renewed = store.store(Role.UPDATER, certificates.certificate_pem(ca.issue(UPDATER, key)), ca.pem, now())
+    assert renewed.fingerprint != before
+    updater.wait_for_line('"event": "identity.changed"')
+    assert shown() == renewed.fingerprint
+    assert ask(updater, master).status_code == 200

@@ -1,13 +1,13 @@
 """Where the updater is put together.
 
 The port is bound before anything else, so that one in use is told at once; then the identity is proved, and without
-one the updater does not start: there is no mode in which it answers strangers.
+one the updater does not start: there is no mode in which it answers strangers. The agent renews it; the updater
+follows on the disk.
 """
 
 from __future__ import annotations
 
 import socket
-import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,8 +16,8 @@ import structlog
 from decnet_core import daemon
 from decnet_core.endpoints import Endpoint, listen
 from decnet_core.identity import Role
-from decnet_core.pki.keystore import KeyStore, StoredIdentity
-from decnet_core.pki.tls import server_context
+from decnet_core.pki.keystore import KeyStore
+from decnet_core.pki.live import LiveIdentity
 from decnet_updater.http import application
 from decnet_updater.http_server import serve
 from decnet_updater.settings import UpdaterSettings
@@ -30,8 +30,7 @@ class App:
     """A wired updater: its socket is bound, its identity proved."""
 
     server: socket.socket
-    stored: StoredIdentity
-    context: ssl.SSLContext
+    identity: LiveIdentity
 
     @classmethod
     def build(cls, settings: UpdaterSettings) -> App:
@@ -45,8 +44,8 @@ class App:
         """
         server = listen(Endpoint.parse(settings.updater_address), "updater-address")
         try:
-            stored = KeyStore(settings.identities_directory).load(Role.UPDATER, datetime.now(UTC))
-            return cls(server, stored, server_context(stored.files))
+            store = KeyStore(settings.identities_directory)
+            return cls(server, LiveIdentity.open(store, Role.UPDATER, datetime.now(UTC)))
         except BaseException:
             server.close()
             raise
@@ -54,9 +53,17 @@ class App:
     async def run(self) -> None:
         """Answer the master until a signal comes."""
         address, port = self.server.getsockname()[:2]
-        identity = self.stored.identity
-        ends_at = self.stored.not_after.isoformat()
-        log.info("updater.started", identity=str(identity), address=str(Endpoint(address, port)), identity_ends=ends_at)
+        stored = self.identity.stored
+        ends_at = stored.not_after.isoformat()
+        log.info(
+            "updater.started",
+            identity=str(stored.identity),
+            address=str(Endpoint(address, port)),
+            identity_ends=ends_at,
+        )
         ready = daemon.Ready(1)
-        app = application(identity.host)
-        await daemon.run({"http": lambda: serve(app, self.server, self.context, ready)}, ready)
+        app = application(stored.identity.host)
+        context = self.identity.server_context()
+        await daemon.run(
+            {"http": lambda: serve(app, self.server, context, ready), "identity": self.identity.watch}, ready
+        )
