@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from decnet_core import daemon
@@ -38,10 +38,14 @@ def build(part: str, settings: MasterSettings) -> App:
     return app
 
 
-async def run_serve(parts: Sequence[str]) -> None:
+async def run_serve(parts: Sequence[str], environments: Mapping[str, Mapping[str, str]] | None = None) -> None:
     """Run the parts as supervised children, each of them `decnet-master <part>`, until a signal comes.
 
     It is ready when all of them are.
+
+    Args:
+        parts: of `PARTS`.
+        environments: what is added to the environment of some of them.
 
     Raises:
         ChildFailed: a part cannot run as it is configured.
@@ -49,5 +53,9 @@ async def run_serve(parts: Sequence[str]) -> None:
     children = [Child(part, (sys.executable, "-m", "decnet_master", part)) for part in parts]
     ready = daemon.Ready(len(children))
     await daemon.run(
-        {child.name: functools.partial(keep_running, child, up=ready.one_more) for child in children}, ready
+        {
+            child.name: functools.partial(keep_running, child, (environments or {}).get(child.name), up=ready.one_more)
+            for child in children
+        },
+        ready,
     )

@@ -5,6 +5,9 @@
     daemons    serve, api, swarmctl, listener, ingester
     setup      init
     swarm      swarm enroll, list, check, decommission
+    bundle     swarm enroll --out-dir
+    tokens     swarm tokens list, revoke
+    pki        pki status, rotate, retire
     fleet      deploy, teardown, deckies
     evidence   events
     overview   status

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from decnet_master.app import PARTS, run_serve
+from decnet_master.cli import terminal
 from decnet_master.cli.processes import begin, run_part
 
 
@@ -37,11 +38,17 @@ def _serve(
     swarmctl: Annotated[bool, typer.Option("--swarmctl/--no-swarmctl", help="Run the controller here.")] = True,
     listener: Annotated[bool, typer.Option("--listener/--no-listener", help="Run the listener here.")] = True,
     ingester: Annotated[bool, typer.Option("--ingester/--no-ingester", help="Run the ingester here.")] = True,
+    ask_passphrase: Annotated[
+        bool, typer.Option("--ask-passphrase", help="Ask for the passphrase of the CA's key on the terminal.")
+    ] = False,
 ) -> None:
     """Run the whole master. Controller, listener, ingester and API, each supervised."""
     wanted = {"api": api, "swarmctl": swarmctl, "listener": listener, "ingester": ingester}
     parts = [part for part in PARTS if wanted[part]]
     if not parts:
         raise typer.BadParameter("nothing is left to run")
+    secrets = {}
+    if ask_passphrase:  # for the one part that opens the CA
+        secrets["swarmctl"] = {"DECNET_CA_PASSPHRASE": terminal.ask_passphrase()}
     begin("serve")
-    asyncio.run(run_serve(parts))
+    asyncio.run(run_serve(parts, secrets))

@@ -22,6 +22,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _init(
+    ask_passphrase: Annotated[
+        bool, typer.Option("--ask-passphrase", help="Ask for the passphrase of the CA's key on the terminal.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Make this machine a master. Folders, CA, secrets, database, the first user: what is there stays.
@@ -31,6 +34,9 @@ def _init(
     from decnet_master.installation import install  # noqa: PLC0415 -- heavy
 
     settings = MasterSettings.load()
+    if ask_passphrase:
+        new = not (settings.ca_directory / "ca.key").exists()
+        settings = settings.model_copy(update={"ca_passphrase": terminal.ask_passphrase(twice=new)})
     logs.configure("init", level="warning")
     asyncio.run(install(settings, _show_json if as_json else _show))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from decnet_core.identity import is_host_name
-from decnet_master.cli import terminal
+from decnet_master.cli import terminal, tokens
 from decnet_master.cli.outcome import judge
 from decnet_master.settings import MasterSettings
 
@@ -17,6 +18,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def group() -> typer.Typer:
     """Build the group of verbs."""
     app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Enrol, list, check and decommission workers.")
+    app.add_typer(tokens.group(), name="tokens")
     app.command("enroll")(_enroll)
     app.command("list")(_list)
     app.command("check")(_check)
@@ -27,12 +29,25 @@ def group() -> typer.Typer:
 def _enroll(
     name: Annotated[str, typer.Argument(help="The worker's name: one host label.")],
     ttl_minutes: Annotated[int | None, typer.Option(min=1, max=1440, help="How long the token may be used.")] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option(help="Write keys and certificates into this new folder, instead of a token.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="With --out-dir: where the master reaches the worker, if that is known.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a one-time token with which a worker joins."""
+    """Make a one-time token with which a worker joins; or, offline, a folder with its keys and certificates."""
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
     _check_name(name)
+    if out_dir is not None:
+        if ttl_minutes is not None:
+            raise typer.BadParameter("--ttl-minutes is for a token, and --out-dir makes none")
+        _enroll_offline(name, out_dir, address, as_json=as_json)
+        return
+    if address is not None:
+        raise typer.BadParameter("--address goes with --out-dir; with a token, give it to `decnet-agent join`")
     with Controller(MasterSettings.load()) as controller:
         reply = controller.enroll(name, ttl_minutes)
     if as_json:
@@ -41,6 +56,22 @@ def _enroll(
     terminal.say(f"On {reply.host}, before {reply.expires_at:%Y-%m-%d %H:%M:%S} UTC, run")
     typer.echo(f"\n  decnet-agent join {reply.token}\n")
     terminal.say("The token works once. It can also be piped in, so that it stays out of the shell's history.")
+
+
+def _enroll_offline(name: str, folder: Path, address: str | None, *, as_json: bool) -> None:
+    from decnet_master.cli.bundle import write_bundle  # noqa: PLC0415 -- heavy
+    from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
+
+    with Controller(MasterSettings.load()) as controller:
+        write_bundle(controller, name, folder, address)
+    if as_json:
+        terminal.print_json({"host": name, "folder": str(folder)})
+        return
+    terminal.say(f"Whoever has {folder} is {name}. Carry it there on a way that nobody reads, and run")
+    typer.echo(f"\n  decnet-agent join --bundle {folder.name}\n")
+    terminal.say("Then remove every copy: the keys are in use until the first renewal.")
+    if address is None:
+        terminal.say("The master learns its address with that renewal, and does not call it before.")
 
 
 def _decommission(

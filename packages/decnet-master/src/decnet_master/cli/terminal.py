@@ -57,6 +57,14 @@ def print_table(titles: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)
 
 
+def ask_passphrase(*, twice: bool = False) -> str:
+    """Ask for the passphrase of the CA's key; it is not shown, and comes from the terminal, never from arguments."""
+    import typer  # noqa: PLC0415 -- `--json` needs none of it
+
+    word: str = typer.prompt("Passphrase of the CA's key", hide_input=True, confirmation_prompt=twice, err=True)
+    return word
+
+
 def say_failure(who: str, error: str | None, advice: str | None) -> None:
     """Print why one of many failed, and what to do, below their table: a column would fold it to shreds."""
     words = error or "failed, and did not say why"
