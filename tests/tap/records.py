@@ -6,7 +6,7 @@ import struct
 from typing import Any
 
 from decnet_agent.tap.decoding import Record, decode
-from decnet_agent.tap.programs import Kind
+from decnet_agent.tap.programs import SOCKET_BYTES, Kind
 
 NAMESPACE = 4026532000
 SECOND = 1_000_000_000
@@ -24,6 +24,7 @@ def packed(
     terminal: bool = False,
     number: int = 0,
     file: bytes = b"/bin/true",
+    socket: bytes = bytes(SOCKET_BYTES),
     text: bytes = b"",
     text_bytes: int | None = None,
     padding: bytes = b"",
@@ -47,7 +48,7 @@ def packed(
         len(text),
         len(text) if text_bytes is None else text_bytes,
     )
-    return header + (file.ljust(256, b"\0") if kind == Kind.EXECUTED else b"") + text + padding
+    return header + (file.ljust(256, b"\0") + socket if kind == Kind.EXECUTED else b"") + text + padding
 
 
 def record(kind: Kind, **facts: Any) -> Record:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decnet_agent.tap import attribution
-from decnet_agent.tap.attribution import Flow, Process, ProcessTable
+from decnet_agent.tap.attribution import Process, ProcessTable
+from decnet_agent.tap.decoding import Flow
 from decnet_agent.tap.programs import Kind
 from tests.tap.records import SECOND, packed, record
 

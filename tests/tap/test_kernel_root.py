@@ -48,6 +48,12 @@ class Room:
         self._process.stdin.write(line.encode() + b"\n")
         self._process.stdin.flush()
 
+    def run(self, line: str) -> None:
+        """Have a line run, and wait until it is done."""
+        self.say(f"{line}; echo done")
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"done\n"
+
     def end(self) -> None:
         self._process.communicate(timeout=60)
 
@@ -68,6 +74,7 @@ def _until_exited(probes: KernelProbes, pid: int) -> list[Record]:
         while not any(record.kind is Kind.EXITED and record.pid == pid for record in records):
             assert poll.poll(20), "no record for 20 s"
             records += [decoding.decode(data) for data in probes.read(10_000)]
+            probes.consume()
     finally:
         poll.close()
     return records
@@ -81,7 +88,7 @@ def _descriptors() -> list[str]:
     return sorted(path.name for path in Path("/proc/self/fd").iterdir())
 
 
-def _watch(probes: KernelProbes, room: Room) -> int:
+def watch(probes: KernelProbes, room: Room) -> int:
     namespace = procs.namespace_of(room.pid1)
     assert namespace is not None
     probes.watch(namespace)
@@ -89,7 +96,7 @@ def _watch(probes: KernelProbes, room: Room) -> int:
 
 
 def test_a_thousand_quick_commands_are_all_told_with_their_arguments(probes: KernelProbes, room: Room) -> None:
-    _watch(probes, room)
+    watch(probes, room)
     room.say("for i in {1..1000}; do /bin/true $i; done; exit")
     records = _until_exited(probes, room.pid1)
     assert _commands(records) == [[b"/bin/true", str(number).encode()] for number in range(1, 1001)]
@@ -97,7 +104,7 @@ def test_a_thousand_quick_commands_are_all_told_with_their_arguments(probes: Ker
 
 
 def test_what_an_attacker_writes_into_arguments_stays_there(probes: KernelProbes, room: Room) -> None:
-    _watch(probes, room)
+    watch(probes, room)
     room.say("/bin/true $'a\\nb\\x01\\xff' ''; /bin/true $(printf %0100000d 0) end; exit")
     hostile, long = [record for record in _until_exited(probes, room.pid1) if record.kind is Kind.EXECUTED]
     assert decoding.arguments(hostile) == [b"/bin/true", b"a\nb\x01\xff", b""]
@@ -106,14 +113,14 @@ def test_what_an_attacker_writes_into_arguments_stays_there(probes: KernelProbes
 
 
 def test_other_processes_of_the_host_are_not_told(probes: KernelProbes, room: Room) -> None:
-    _watch(probes, room)
+    watch(probes, room)
     subprocess.run(["/bin/true", "outside"], check=True)
     room.say("exit")
     assert _commands(_until_exited(probes, room.pid1)) == []
 
 
 def test_records_agree_with_proc(probes: KernelProbes, room: Room) -> None:
-    namespace = _watch(probes, room)
+    namespace = watch(probes, room)
     room.say("/bin/sleep 100 & echo up")
     assert room._process.stdout is not None
     room._process.stdout.readline()
@@ -124,6 +131,7 @@ def test_records_agree_with_proc(probes: KernelProbes, room: Room) -> None:
             record = decoding.decode(data)
             if record.kind is Kind.EXECUTED:
                 found[record.pid] = record
+        probes.consume()
         return bool(found)
 
     poll = select.epoll()
@@ -141,14 +149,13 @@ def test_records_agree_with_proc(probes: KernelProbes, room: Room) -> None:
 
 
 def test_a_flood_that_nobody_reads_is_counted(probes: KernelProbes, room: Room) -> None:
-    _watch(probes, room)
-    room.say("long=$(printf %015000d 0); for i in {1..400}; do /bin/true $long; done; exit")
+    watch(probes, room)
+    room.say("long=$(printf %015000d 0); for i in {1..800}; do /bin/true $long; done; exit")
     room.end()
     told = sum(1 for data in probes.read(100_000) if decoding.decode(data).kind is Kind.EXECUTED)
     lost = probes.lost()
     assert lost > 0
-    assert told + lost >= 400
-    assert probes.lost() == 0
+    assert told + lost >= 800
 
 
 def test_nothing_stays_in_the_kernel() -> None:

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from decnet_agent.tap.attribution import Flow
-from decnet_agent.tap.decoding import Record
+from decnet_agent.tap.decoding import Flow, Record
 from decnet_agent.tap.observer import Observer, Watched
 from decnet_agent.tap.programs import Kind
 from decnet_core.events import Event, EventType
@@ -29,6 +28,9 @@ class Machine:
 
     def served_flows(self, _pid: int) -> frozenset[Flow]:
         return frozenset({FLOW})
+
+    def served_ports(self, _pid: int) -> frozenset[int]:
+        return frozenset({FLOW.dst_port})
 
     def server_user(self, _pid: int) -> str | None:
         return None

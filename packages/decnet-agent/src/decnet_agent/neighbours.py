@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from decnet_agent.tap.holdings import MAX_DESCRIPTORS
 from decnet_core.supervise import Child
 
 _SYSTEMD = Path("/run/systemd/system")
@@ -50,7 +51,8 @@ def tap(*, wanted: bool) -> Child | None:
     elif unit_is_active("decnet-tap"):
         why = "its unit runs"
     else:
-        return Child("tap", [sys.executable, "-m", "decnet_agent", "tap"], optional=True)
+        argv = [sys.executable, "-m", "decnet_agent", "tap"]
+        return Child("tap", argv, optional=True, kept_descriptors=MAX_DESCRIPTORS)
     log.info("neighbour.skipped", program="decnet-agent tap", reason=why)
     return None
 

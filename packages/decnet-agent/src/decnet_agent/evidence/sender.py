@@ -2,6 +2,9 @@
 
 What is not acknowledged is kept, bounded by number and bytes; when that is full the sender counts what it must drop
 and tells it as one `evidence.dropped` as soon as there is room. See `channel` for what goes over the socket.
+
+A sensor that must not lose what it has seen when it is killed makes a sender that is `held`: what is offered goes out
+only after `release`, which the sensor calls when it has written `unreleased` down.
 """
 
 from __future__ import annotations
@@ -41,6 +44,12 @@ class EvidenceSender:
     Args:
         path: the collector's socket; it may appear later and disappear in between.
         source: name of this run of the sensor; cursors count from 1 within it.
+        held: whether what is offered waits for `release`.
+
+    Attributes:
+        last: the last cursor that was given.
+        acknowledged: the last cursor of which the collector said that it has it.
+        dropped: events that found no room and are not told of yet.
     """
 
     def __init__(
@@ -48,42 +57,60 @@ class EvidenceSender:
         path: Path,
         source: str,
         *,
+        held: bool = False,
         max_events: int = MAX_BUFFERED_EVENTS,
         max_bytes: int = MAX_BUFFERED_BYTES,
     ) -> None:
         self.source = source
+        self.last = self.acknowledged = self.dropped = 0
         self._path = path
+        self._held = held
+        self._unreleased: list[tuple[int, bytes]] = []
         self._max_events, self._max_bytes = max_events, max_bytes
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._unsent: deque[tuple[int, bytes]] = deque()  # the end of _waiting that this connection has not seen
         self._waiting_bytes = 0
-        self._last = 0
-        self._dropped = 0
         self._more = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
 
     def offer(self, event: Event) -> None:
         """Take an event; its source and cursor are set here. One that finds no room is counted as dropped."""
-        if self._dropped and self._has_room():
-            dropped, self._dropped = self._dropped, 0
+        if self.dropped and self._has_room():
+            dropped, self.dropped = self.dropped, 0
             log.warning("evidence.dropped", count=dropped, reason="buffer-full")
             self._put(evidence_dropped(dropped, "buffer-full", event.at))
         if self._has_room():
             self._put(event)
         else:
-            self._dropped += 1
+            self.dropped += 1
 
     async def drained(self) -> None:
         """Wait until the collector holds everything that was offered."""
         await self._empty.wait()
 
-    def undelivered(self) -> list[bytes]:
-        """Return what the collector has not acknowledged, as the lines that `restore` takes."""
-        return [line for _, line in self._waiting]
+    def unreleased(self) -> list[tuple[int, bytes]]:
+        """Return what was offered since the last `release`: cursors and lines."""
+        return self._unreleased
 
-    def restore(self, lines: list[bytes]) -> None:
+    def release(self) -> None:
+        """Let what was offered go out."""
+        fresh, self._unreleased = self._unreleased, []
+        self._waiting.extend(fresh)
+        self._unsent.extend(fresh)
+        if fresh:
+            self._more.set()
+
+    def undelivered(self) -> list[tuple[int, bytes]]:
+        """Return what was offered and not acknowledged: cursors, and lines that `restore` takes."""
+        return [*self._waiting, *self._unreleased]
+
+    def restore(self, lines: list[bytes], last: int = 0) -> None:
         """Take over what an earlier sender of this source could not deliver; only before `run`.
+
+        Args:
+            lines: of `undelivered`.
+            last: the last cursor that the earlier sender gave.
 
         Raises:
             RemoteProtocolError: the lines are not what `undelivered` returned.
@@ -91,10 +118,12 @@ class EvidenceSender:
         for line in lines:
             event = event_from_json(self.source, decode(line).get("event"))
             (number,) = cursor_key(event.cursor)
-            if number <= self._last:
+            if number <= self.last:
                 raise RemoteProtocolError("The cursors of undelivered events do not grow")
-            self._last = number
+            self.last = number
             self._keep(line)
+        self.last = max(self.last, last)
+        self.release()
 
     async def run(self) -> None:
         """Keep a connection and send over it until cancelled."""
@@ -107,22 +136,23 @@ class EvidenceSender:
 
     def _has_room(self) -> bool:
         # One place stays free for the event that tells of drops.
-        return len(self._waiting) < self._max_events - 1 and self._waiting_bytes < self._max_bytes
+        count = len(self._waiting) + len(self._unreleased)
+        return count < self._max_events - 1 and self._waiting_bytes < self._max_bytes
 
     def _put(self, event: Event) -> None:
-        self._last += 1
-        line = encode({"event": event_to_json(replace(event, source=self.source, cursor=str(self._last)))})
+        self.last += 1
+        line = encode({"event": event_to_json(replace(event, source=self.source, cursor=str(self.last)))})
         if len(line) > MAX_LINE_BYTES:
-            self._dropped += 1
+            self.dropped += 1
             return
         self._keep(line)
 
     def _keep(self, line: bytes) -> None:
-        self._waiting.append((self._last, line))
-        self._unsent.append((self._last, line))
+        self._unreleased.append((self.last, line))
         self._waiting_bytes += len(line)
         self._empty.clear()
-        self._more.set()
+        if not self._held:
+            self.release()
 
     async def _one_connection(self) -> None:
         async with asyncio.timeout(ANSWER_SECS):
@@ -184,11 +214,12 @@ class EvidenceSender:
         if not isinstance(cursor, str):
             raise RemoteProtocolError("The collector acknowledged no cursor")
         reached = cursor_key(cursor)[0]
-        if reached > self._last:
+        if reached > self.last:
             raise RemoteProtocolError("The collector acknowledged what was never sent")
+        self.acknowledged = max(self.acknowledged, reached)
         while self._waiting and self._waiting[0][0] <= reached:
             self._waiting_bytes -= len(self._waiting.popleft()[1])
-        if not self._waiting:
+        if not self._waiting and not self._unreleased:
             self._empty.set()
 
 

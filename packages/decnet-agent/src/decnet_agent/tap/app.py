@@ -5,10 +5,11 @@
     fanotify ──▶ Captures ──▶ Quarantine┘────────┘
     <run-directory>/deckies.json ──▶ which namespaces and filesystems to watch
 
-It opens no network socket and has no Docker socket. All that it puts into the kernel hangs on its own descriptors and
-goes with it, so a tap that was killed leaves nothing behind, and the next one begins afresh: processes that run are
-read from /proc, their sessions found again by the same rule and with the same ids. (An attacker's background process
-whose shell has already ended has no visible ancestor then and is not attributed any more.)
+It opens no network socket and has no Docker socket. A tap that is killed is succeeded by one that goes on where it was:
+the kernel's probes, its ring and its file queue are held by our supervisor meanwhile (`holdings`) and go on filling,
+and what was made of their content is in a file (`memory`), written before the kernel is told to free it and before any
+of it is sent. Nobody else holds them: when the supervisor ends, or systemd stops the unit, all is gone from the kernel.
+A tap that finds nothing held begins afresh, with what the memory knows of the processes that it finds.
 
 Order: before a file is attributed, all records that the kernel has written are taken in. Nothing waits for ever:
 records that find no room in the ring and files that find no room in the queue are counted and told.
@@ -18,8 +19,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
+import resource
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -27,48 +29,75 @@ from typing import NoReturn
 import structlog
 
 from decnet_agent.evidence.sender import EvidenceSender, evidence_dropped
-from decnet_agent.tap import procs
+from decnet_agent.tap import leftovers, procs
 from decnet_agent.tap.captures import Captures
 from decnet_agent.tap.deckies import DeckyList, RunningDecky
-from decnet_agent.tap.leftovers import Leftovers
+from decnet_agent.tap.file_queue import FileQueue
+from decnet_agent.tap.holdings import MAX_DESCRIPTORS, Holdings
+from decnet_agent.tap.memory import Memory
 from decnet_agent.tap.observer import Observer, Watched
 from decnet_agent.tap.probes import KernelProbes
 from decnet_agent.tap.quarantine import FILE_BYTES, TOTAL_BYTES, Quarantine
+from decnet_agent.tap.remembered import PLAIN, Codec, Remembered
 from decnet_core import daemon
 from decnet_core.errors import DecnetError, Unavailable
+from decnet_core.events import Event
 
 LIST_SECS = 0.25
 """How often the list of deckies is looked at: one stat(2)."""
 REFRESH_EVERY = 20
 """… and every so many looks, what is probed in each decky."""
+ALIVE_EVERY = 4
+"""… and every so many, it is noted that a tap lives."""
+CATCH_UP_SECS = 10.0
+"""How long files that waited while no tap ran may keep us from looking at the list."""
 RECORDS_AT_ONCE = 2000
 """Records taken before other things get a turn: about 50 ms."""
 
 log = structlog.get_logger()
 
 
-class Tap:
-    """Everything wired together; `run` is its life."""
+_WATCHED: Codec[Watched] = Codec(
+    lambda decky: [decky.name, decky.container_id, decky.pid1, decky.namespace],
+    lambda data: Watched(str(data[0]), str(data[1]), int(data[2]), int(data[3])),
+)
 
-    def __init__(
-        self,
-        probes: KernelProbes,
-        quarantine: Quarantine,
-        sender: EvidenceSender,
-        leftovers: Leftovers,
-        deckies: DeckyList,
-    ) -> None:
-        self._probes, self._quarantine, self._sender, self._list = probes, quarantine, sender, deckies
-        self._leftovers = leftovers
-        self._observer = Observer(sender.offer)
-        self._captures = Captures(quarantine, self._observer, sender.offer)
-        self._watched: dict[RunningDecky, Watched] = {}
+
+class Tap:
+    """Everything wired together; `run` is its life.
+
+    Args:
+        holdings: what an earlier tap left with our supervisor.
+        quarantine: for captured files.
+        run_directory: of the collector's socket and the list of deckies.
+        memory_directory: of the memory.
+    """
+
+    def __init__(self, holdings: Holdings, quarantine: Quarantine, run_directory: Path, memory_directory: Path) -> None:
+        self._quarantine = quarantine
+        self._collector = run_directory / "events.sock"
+        self._list = DeckyList(run_directory / "deckies.json")
+        self._observer = Observer(self._emit)
+        self._queue = FileQueue(holdings)
+        self._captures = Captures(
+            self._queue, quarantine, self._observer, self._emit, commit=self._commit, drain_records=self._drain_records
+        )
+        self._watched: Remembered[str, Watched] = Remembered("watched", PLAIN, _WATCHED)
+        tables = (self._watched, *self._observer.tables, *self._captures.tables)
+        self._memory = Memory(memory_directory, tables)
+        self._sender = EvidenceSender(self._collector, self._memory.source, held=True)
+        self._sender.restore(self._memory.outbox, self._memory.progress.last)
+        self._sender.dropped = self._memory.progress.dropped
+        self._probes = KernelProbes(holdings)
+        refused = holdings.refuse()
+        if refused:
+            log.info("tap.descriptors_refused", names=len(refused))
+        self._take_over()
 
     async def run(self, ready: Callable[[], None] | None = None) -> None:
         """Watch until cancelled, or until a signal comes."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._probes.fd, self._read_records, RECORDS_AT_ONCE)
-        loop.add_reader(self._captures.fd, self._captures.read, self._drain_records)
         log.info("tap.started", source=self._sender.source)
         if ready:
             ready()
@@ -77,22 +106,60 @@ class Tap:
             "sender": self._sender.run,
             "quarantine": self._captures.run,
             "names": self._captures.follow,
-            "leftovers": self._leftovers.deliver,
+            "leftovers": self._deliver_leftovers,
         }
         try:
             await daemon.run(tasks)
         finally:
             loop.remove_reader(self._probes.fd)
-            loop.remove_reader(self._captures.fd)
             self._drain_records()
-            await self._captures.finish(self._drain_records)
-            self._leftovers.keep(self._sender)
+            await self._captures.finish()
+            kept = len(self._sender.undelivered())
+            if kept:
+                log.info("evidence.kept", count=kept, source=self._sender.source)
             self._captures.close()
             self._probes.close()
             self._quarantine.close()
+            self._memory.close()
+
+    def _emit(self, event: Event) -> None:
+        self._sender.offer(event)
+
+    def _commit(self) -> None:
+        """Make safe what was made of the kernel's records, then free their room and let the events go out."""
+        self._memory.progress.position = self._probes.position
+        self._memory.commit(self._sender)
+        self._probes.consume()
+
+    def _take_over(self) -> None:
+        """Go on where an earlier tap was, as far as what it left fits together."""
+        memory, progress = self._memory, self._memory.progress
+        gapless = self._probes.taken_over and progress.ring == self._probes.generation
+        if gapless:
+            self._probes.skip_to(progress.position)
+            self._observer.behind_ns = int(memory.gap_secs * 1e9)
+        else:
+            progress.lost = 0
+        progress.ring = self._probes.generation
+        deckies = self._watched.values()
+        self._captures.restored(deckies)
+        self._observer.restored(deckies)
+        for decky in deckies:
+            self._look(decky, anew=not gapless)
+        for namespace in self._probes.watched() - {decky.namespace for decky in deckies}:
+            self._probes.forget(namespace)
+        if memory.found:
+            log.info("tap.taken_over", gapless=gapless, deckies=len(deckies), gap_secs=round(memory.gap_secs, 3))
+
+    async def _deliver_leftovers(self) -> None:
+        await leftovers.deliver(self._memory.older, self._collector)
 
     async def _follow_deckies(self) -> NoReturn:
         looks = 0
+        # What the kernel kept while no tap ran is about the deckies of then: they are not forgotten before it is read.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CATCH_UP_SECS):
+                await self._captures.caught_up.wait()
         while True:
             try:
                 running = self._list.changed()
@@ -103,15 +170,21 @@ class Tap:
                 self._adopt(running)
             if looks % REFRESH_EVERY == 0:
                 self._refresh()
+            if looks % ALIVE_EVERY == 0:
+                self._memory.alive()
             looks += 1
             self._tell_lost()
+            self._commit()
             await asyncio.sleep(LIST_SECS)
 
     def _adopt(self, running: list[RunningDecky]) -> None:
-        for gone in self._watched.keys() - set(running):
-            self._forget(gone)
+        wanted = {decky.container_id: decky for decky in running}
+        for container_id, watched in self._watched.items():  # a copy
+            decky = wanted.get(container_id)
+            if decky is None or (decky.name, decky.pid1) != (watched.name, watched.pid1):
+                self._forget(watched)
         for decky in running:
-            if decky not in self._watched:
+            if decky.container_id not in self._watched:
                 self._watch(decky)
 
     def _watch(self, decky: RunningDecky) -> None:
@@ -120,31 +193,42 @@ class Tap:
             log.warning("tap.decky_unwatchable", decky=decky.name, reason="its first process is gone or is the host's")
             return
         watched = Watched(decky.name, decky.container_id, decky.pid1, namespace)
-        self._watched[decky] = watched
+        self._watched.put(decky.container_id, watched)
+        self._look(watched, anew=True)
+
+    def _look(self, decky: Watched, *, anew: bool) -> None:
+        """Watch a decky, also one that an earlier tap watched.
+
+        Args:
+            decky: which.
+            anew: whether its processes must be looked for, because no tap has followed them up to now.
+        """
         # First the kernel tells of what begins from now on, then /proc of what runs already: nothing falls between.
-        self._probes.watch(namespace)
-        self._observer.watch(watched)
-        self._probes.refresh(namespace, decky.pid1, decky.name)
+        self._probes.watch(decky.namespace)
+        if anew:
+            self._observer.watch(decky)
+        self._probes.refresh(decky.namespace, decky.pid1, decky.name)
         try:
-            self._captures.watch(watched)
+            self._captures.watch(decky)
         except DecnetError as cause:
             log.warning("tap.decky_unwatchable", decky=decky.name, reason=cause.message)
         log.info("tap.decky_watched", decky=decky.name)
 
-    def _forget(self, decky: RunningDecky) -> None:
+    def _forget(self, decky: Watched) -> None:
         self._drain_records()
-        namespace = self._watched.pop(decky).namespace
-        self._probes.forget(namespace)
-        self._captures.forget(namespace)
-        self._observer.forget(namespace)
+        self._captures.take_in()
+        self._watched.pop(decky.container_id)
+        self._probes.forget(decky.namespace)
+        self._captures.forget(decky.namespace)
+        self._observer.forget(decky.namespace)
         log.info("tap.decky_forgotten", decky=decky.name)
 
     def _refresh(self) -> None:
-        for decky, watched in list(self._watched.items()):
-            if procs.namespace_of(decky.pid1) != watched.namespace:
+        for decky in self._watched.values():
+            if procs.namespace_of(decky.pid1) != decky.namespace:
                 self._forget(decky)
             else:
-                self._probes.refresh(watched.namespace, decky.pid1, decky.name)
+                self._probes.refresh(decky.namespace, decky.pid1, decky.name)
 
     def _read_records(self, limit: int) -> None:
         for data in self._probes.read(limit):
@@ -152,16 +236,21 @@ class Tap:
                 self._observer.take(data)
             except DecnetError as cause:
                 log.warning("tap.record_unreadable", reason=cause.message)
+        self._commit()
 
     def _drain_records(self) -> None:
         # Bounded by what the ring held when we came: an attacker who adds as fast as we read gets no endless loop.
-        self._read_records(4 * RECORDS_AT_ONCE)
+        end, before = self._probes.end, -1
+        while before < self._probes.position < end:
+            before = self._probes.position
+            self._read_records(RECORDS_AT_ONCE)
 
     def _tell_lost(self) -> None:
         lost = self._probes.lost()
-        if lost:
-            log.warning("evidence.dropped", count=lost, reason="kernel-ring-full")
-            self._sender.offer(evidence_dropped(lost, "kernel-ring-full", datetime.now(UTC)))
+        count, self._memory.progress.lost = lost - self._memory.progress.lost, lost
+        if count:
+            log.warning("evidence.dropped", count=count, reason="kernel-ring-full")
+            self._emit(evidence_dropped(count, "kernel-ring-full", datetime.now(UTC)))
 
 
 def build(
@@ -180,13 +269,12 @@ def build(
         raise Unavailable(
             "The tap does not run as root", "Run it as root, or by its own unit: `systemctl start decnet-tap`."
         )
-    collector = run_directory / "events.sock"
+    _allow_descriptors()
     return Tap(
-        KernelProbes(),
+        Holdings.inherited(),
         Quarantine(data_directory / "quarantine", file_bytes=file_bytes, total_bytes=total_bytes),
-        EvidenceSender(collector, f"tap.{secrets.token_hex(8)}"),
-        Leftovers(data_directory / "tap", collector),
-        DeckyList(run_directory / "deckies.json"),
+        run_directory,
+        data_directory / "tap",
     )
 
 
@@ -197,3 +285,13 @@ async def serve(run_directory: Path, data_directory: Path) -> None:
         Unavailable: as `build`.
     """
     await build(run_directory, data_directory).run()
+
+
+def _allow_descriptors() -> None:
+    """Make room for the probes of many deckies: most systems allow 1024 open files until one asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * MAX_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )

@@ -19,10 +19,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from hashlib import blake2b
+from typing import Any
 
-from decnet_agent.tap.decoding import Record, arguments, readable
+from decnet_agent.tap.decoding import Flow, Record, arguments, readable
+from decnet_agent.tap.remembered import PLAIN, Codec, Remembered
 
 MAX_PROCESSES = 65_536
 """Twice what 100 deckies of 300 processes hold; about 40 MB if a flood fills it."""
@@ -39,16 +41,6 @@ _TICK_NS = 10_000_000
 
 _GREETING = (b"sh", b"-c", b"/usr/bin/env -i PATH=")
 """How pam_motd runs the update-motd scripts (Linux-PAM 1.5)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Flow:
-    """An established TCP connection, seen from the decky."""
-
-    src_ip: str
-    src_port: int
-    dst_ip: str
-    dst_port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +72,52 @@ class Process:
     """When its first program that is not the server's began, since boot."""
 
 
+def _write_session(session: Session) -> Any:
+    return [session.id, *astuple(session.flow), session.root]
+
+
+def _read_session(data: Any) -> Session:
+    identity, *flow, root = data
+    return Session(str(identity), Flow(*flow), int(root))
+
+
+def _write_process(process: Process) -> Any:
+    lineage = [name.decode("latin-1") for name in process.lineage]
+    session = None if process.session is None else _write_session(process.session)
+    flags = [process.serving, process.starting, process.ended, process.left_server_ns]
+    numbers = [process.pid, process.decky_pid, process.started_ns, process.namespace, process.uid]
+    return [*numbers, lineage, session, *flags]
+
+
+def _read_process(data: Any) -> Process:
+    pid, decky_pid, started_ns, namespace, uid, lineage, session, *flags = data
+    names = tuple(name.encode("latin-1") for name in lineage)
+    found = None if session is None else _read_session(session)
+    return Process(pid, decky_pid, started_ns, namespace, uid, names, found, *flags)
+
+
+SESSIONS = Codec(_write_session, _read_session)
+PROCESSES = Codec(_write_process, _read_process)
+
+
 class ProcessTable:
-    """What is known of the processes in all watched deckies."""
+    """What is known of the processes in all watched deckies.
+
+    Attributes:
+        processes: by their pid; what a later tap must know.
+    """
 
     def __init__(self) -> None:
-        self._processes: OrderedDict[int, Process] = OrderedDict()
+        self.processes: Remembered[int, Process] = Remembered("processes", PLAIN, PROCESSES)
         self._ended: OrderedDict[int, None] = OrderedDict()
+
+    def restored(self) -> None:
+        """Take in that `processes` were filled from what an earlier tap knew."""
+        self._ended = OrderedDict((pid, None) for pid, process in self.processes.items() if process.ended)
 
     def find(self, pid: int) -> Process | None:
         """Look a process up by its pid on the host; one that ended a moment ago is still there."""
-        return self._processes.get(pid)
+        return self.processes.get(pid)
 
     def forked(self, record: Record) -> Process:
         """Take in a new process."""
@@ -110,6 +138,9 @@ class ProcessTable:
 
     def found(self, record: Record) -> Process:
         """Take in a process that ran before we came; its parents must have been taken in before it."""
+        known = self.processes.get(record.pid)
+        if known is not None and known.session is not None and _same_start(known.started_ns, record.started_ns):
+            return known  # an earlier tap saw where it comes from
         process = self.forked(record)
         return self._keep(replace(process, serving=record.file in SERVER_FILES))
 
@@ -142,7 +173,7 @@ class ProcessTable:
 
     def exited(self, record: Record) -> Process | None:
         """Take in the end of a process; it is forgotten a little later."""
-        process = self._processes.get(record.pid)
+        process = self.processes.get(record.pid)
         if process is None or not _same_start(process.started_ns, record.started_ns):
             return None
         process = self._keep(replace(process, ended=True))
@@ -170,39 +201,39 @@ class ProcessTable:
 
     def forget_namespace(self, namespace: int) -> None:
         """Drop a decky's processes."""
-        for pid in [pid for pid, process in self._processes.items() if process.namespace == namespace]:
-            del self._processes[pid]
+        for pid in [pid for pid, process in self.processes.items() if process.namespace == namespace]:
+            self.processes.pop(pid)
             self._ended.pop(pid, None)
 
     def __len__(self) -> int:
-        return len(self._processes)
+        return len(self.processes)
 
     def _current(self, record: Record) -> Process:
-        process = self._processes.get(record.pid)
+        process = self.processes.get(record.pid)
         if process is None or not _same_start(process.started_ns, record.started_ns):
             process = self.forked(record)
         return process
 
     def _parent(self, record: Record) -> Process | None:
-        parent = self._processes.get(record.parent)
+        parent = self.processes.get(record.parent)
         if parent is None or parent.namespace != record.namespace:
             return None
         return parent if _same_start(parent.started_ns, record.parent_started_ns) else None
 
     def _keep(self, process: Process) -> Process:
-        self._processes[process.pid] = process
+        self.processes.put(process.pid, process)
         if not process.ended:
             self._ended.pop(process.pid, None)
-        while len(self._processes) > MAX_PROCESSES:
+        while len(self.processes) > MAX_PROCESSES:
             if self._ended:
                 self._forget_ended()
             else:
-                self._processes.popitem(last=False)
+                self.processes.pop_oldest()
         return process
 
     def _forget_ended(self) -> None:
         pid, _ = self._ended.popitem(last=False)
-        self._processes.pop(pid, None)
+        self.processes.pop(pid)
 
 
 def writer(process: Process) -> str:

@@ -63,10 +63,7 @@ def _uprobes() -> None:
         )
         program = kernel.load_uprobe_program(code)
         # No process runs the header's bytes, so this attachment never fires.
-        for descriptor in (
-            *kernel.attach_uprobe(program, f"/proc/self/fd/{fd}", 0, cookie=0),
-            program,
-        ):
+        for descriptor in (kernel.attach_uprobe(program, f"/proc/self/fd/{fd}", 0, cookie=0), program):
             os.close(descriptor)
     finally:
         for descriptor in (fd, counter, deckies, ring):

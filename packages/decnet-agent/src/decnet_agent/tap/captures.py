@@ -1,8 +1,11 @@
 """From "a file was closed after writing" to a content in quarantine and an event that says who wrote it.
 
 On the loop: who wrote (before the process is forgotten), where, and whether it is an attacker's at all. On one worker
-thread: reading, hashing, storing, because a disk is slow. Between them a bounded queue of open files; one that finds
-no room is counted and told as evidence.dropped.
+thread: reading, hashing, storing, because a disk is slow. Between them a bounded number of open files; while there is
+no room, files wait in the kernel's queue, and one that finds no room there is counted and told as evidence.dropped.
+
+Who is killed in the middle of that loses nothing (`file_queue`): an event is done when the tap's memory holds what was
+made of it. A file that an earlier tap had finished, but had no time to strike off, is recognised by `captured`.
 
 A rename moves no content, so it needs no capture of its own; but the final name is what the attacker will run. The
 descriptor of each captured file is kept for a while, and when its file is found under another name the capture is
@@ -15,25 +18,27 @@ import asyncio
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 
 from decnet_agent.evidence.sender import evidence_dropped
 from decnet_agent.tap import rooted
 from decnet_agent.tap.attribution import Process, writer
-from decnet_agent.tap.fanotify import Fanotify, Written, own_mounts
+from decnet_agent.tap.fanotify import READ_EVENTS, own_mounts
+from decnet_agent.tap.file_queue import FileQueue, Key, State, Taken
 from decnet_agent.tap.observer import Emit, Observer, Watched
 from decnet_agent.tap.quarantine import Kept, Quarantine
+from decnet_agent.tap.remembered import PLAIN, Codec, Remembered
 from decnet_core.errors import DecnetError
 from decnet_core.events import Event, EventType
 
 MAX_PENDING = 256
-"""Open files that wait for the worker; the process may have 1024 descriptors by default."""
+"""Open files that wait for the worker; beyond that events wait in the kernel."""
 MAX_FOLLOWED = 128
 FOLLOW_SECS = 600.0
 """How long a captured file's name is watched; a file that large or that old is let go, so that its space is freed."""
@@ -42,6 +47,10 @@ LOOK_SECS = 1.0
 FINISH_SECS = 3.0
 """How long files that were written just before the end may take; systemd gives us more, an operator's patience less."""
 MAX_PATH = 4096
+MAX_CAPTURED = 32_768
+"""Captures that are remembered: twice what the kernel's queue holds, all of which a tap that takes over meets again."""
+
+_NUMBERS: Codec[Any] = Codec(list, lambda data: tuple(int(number) for number in data))
 
 log = structlog.get_logger()
 
@@ -53,6 +62,7 @@ class _Capture:
     fd: int
     draft: Event
     process: Process
+    taken: Taken
 
 
 @dataclass(slots=True)
@@ -65,23 +75,44 @@ class _Followed:
 class Captures:
     """Watches the filesystems of deckies.
 
-    Raises:
-        Unavailable: fanotify cannot be used.
+    Args:
+        commit: makes all that was emitted and remembered safe.
+        drain_records: takes in the kernel's records so far. A file's writer was forked before it wrote, so its record
+            is in the ring by then.
+
+    Attributes:
+        tables: all that a later tap must know to go on.
+        caught_up: set when all is taken in that waited while no tap ran.
     """
 
-    def __init__(self, quarantine: Quarantine, observer: Observer, emit: Emit) -> None:
-        self._fanotify = Fanotify()
+    def __init__(
+        self,
+        queue: FileQueue,
+        quarantine: Quarantine,
+        observer: Observer,
+        emit: Emit,
+        *,
+        commit: Callable[[], None],
+        drain_records: Callable[[], None],
+    ) -> None:
+        self._queue = queue
         self._quarantine, self._observer, self._emit = quarantine, observer, emit
-        self._mounts: dict[int, Watched] = {}
-        self._pending: asyncio.Queue[_Capture] = asyncio.Queue(MAX_PENDING)
+        self._commit, self._drain_records = commit, drain_records
+        self._deckies: dict[int, Watched] = {}
+        self._pending: asyncio.Queue[_Capture] = asyncio.Queue()
         self._in_hand: _Capture | None = None
         self._followed: OrderedDict[tuple[int, int], _Followed] = OrderedDict()
-        self._dropped: dict[str, int] = {}
+        self._mounts: Remembered[int, int] = Remembered("mounts", PLAIN, PLAIN)
+        self._dropped: Remembered[str, int] = Remembered("dropped", PLAIN, PLAIN)
+        self._captured: Remembered[Key, State] = Remembered("captured", _NUMBERS, _NUMBERS, MAX_CAPTURED)
+        self.caught_up = asyncio.Event()
+        self._recovered = False
+        self.tables = (self._mounts, self._dropped, self._captured)
 
-    @property
-    def fd(self) -> int:
-        """What to wait on."""
-        return self._fanotify.fd
+    def restored(self, deckies: Iterable[Watched]) -> None:
+        """Go on from what an earlier tap knew of these deckies."""
+        for decky in deckies:
+            self._deckies[decky.namespace] = decky
 
     def watch(self, decky: Watched) -> None:
         """Watch a decky's own filesystems.
@@ -89,6 +120,7 @@ class Captures:
         Raises:
             DecnetError: its root cannot be watched.
         """
+        self._deckies[decky.namespace] = decky
         try:
             mountinfo = Path(f"/proc/{decky.pid1}/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
         except OSError:
@@ -98,63 +130,56 @@ class Captures:
             try:
                 # Between the reading of the list and the opening nothing else may have come to this place.
                 if os.fstat(directory).st_dev == mount.device:
-                    self._fanotify.watch(directory)
-                    self._mounts[mount.device] = decky
+                    self._queue.watch(directory)
+                    self._mounts.put(mount.device, decky.namespace)
             finally:
                 os.close(directory)
 
     def forget(self, namespace: int) -> None:
         """Let go of a decky; the marks go with its filesystems, which we keep no longer."""
-        for device in [device for device, decky in self._mounts.items() if decky.namespace == namespace]:
-            del self._mounts[device]
+        self._deckies.pop(namespace, None)
+        for device in [device for device, owner in self._mounts.items() if owner == namespace]:
+            self._mounts.pop(device)
             for key in [key for key in self._followed if key[0] == device]:
                 os.close(self._followed.pop(key).capture.fd)
 
-    def read(self, drain_records: Callable[[], None]) -> None:
-        """Take what fanotify has now.
-
-        Args:
-            drain_records: called before each batch is attributed: a file's writer was forked before it wrote, so its
-                record is in the ring by then.
-        """
-        batch = list(self._fanotify.read())
-        if batch:
-            drain_records()
-        for written in batch:
-            self._take(written)
-
     async def run(self) -> NoReturn:
-        """Keep what was taken, until cancelled."""
-        while True:
-            self._in_hand = capture = await self._pending.get()
-            try:
-                kept = await asyncio.to_thread(self._quarantine.keep, capture.fd, _about(capture.draft))
-            except DecnetError as cause:
-                self._failed(capture, cause)
-            else:
-                self._told(capture, kept)
-            self._in_hand = None
+        """Keep what an earlier tap left, then what is written, until cancelled."""
+        await self._recover()
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._queue.fd, self.take_in)
+        try:
+            while True:
+                if not self.caught_up.is_set():
+                    self.take_in()
+                if self._pending.empty() and not self.caught_up.is_set():
+                    await asyncio.sleep(0)
+                    continue
+                self._in_hand = capture = await self._pending.get()
+                if self._pending.qsize() == MAX_PENDING - 1:
+                    loop.add_reader(self._queue.fd, self.take_in)
+                self._conclude(capture, await self._keep(capture))
+                self._in_hand = None
+        finally:
+            loop.remove_reader(self._queue.fd)
 
-    async def finish(self, drain_records: Callable[[], None]) -> None:
+    async def finish(self) -> None:
         """Keep what the kernel has told until now, after `run` was cancelled; what takes too long is counted."""
         loop = asyncio.get_running_loop()
-        self.read(drain_records)
         await loop.shutdown_default_executor()  # `run`'s thread may still read the file in hand
         until = loop.time() + FINISH_SECS
         waiting = [self._in_hand] if self._in_hand is not None else []
         self._in_hand = None
-        while not self._pending.empty():
-            waiting.append(self._pending.get_nowait())
-        for capture in waiting:
-            if loop.time() > until:
-                os.close(capture.fd)
-                self._drop("ended")
-                continue
-            try:
-                self._told(capture, self._quarantine.keep(capture.fd, _about(capture.draft)))
-            except DecnetError as cause:
-                self._failed(capture, cause)
+        while True:
+            while not self._pending.empty():
+                waiting.append(self._pending.get_nowait())
+            for capture in waiting:
+                self._conclude(capture, "ended" if loop.time() > until else self._kept(capture))
+            waiting.clear()
+            if loop.time() > until or not self.take_in():
+                break
         self._tell_drops()
+        self._commit()
 
     async def follow(self) -> NoReturn:
         """Look for new names of captured files, and tell of drops, until cancelled."""
@@ -171,33 +196,89 @@ class Captures:
                     draft = followed.capture.draft
                     self._emit(replace(draft, at=datetime.now(UTC), fields={**draft.fields, "path": path}))
             self._tell_drops()
+            self._commit()
 
     def close(self) -> None:
         """Drop all marks and files."""
-        self._fanotify.close()
+        self._queue.close()
         while not self._pending.empty():
             os.close(self._pending.get_nowait().fd)
         for followed in self._followed.values():
             os.close(followed.capture.fd)
         self._followed.clear()
 
-    def _take(self, written: Written) -> None:
-        if written.fd < 0:
-            self._drop("file-queue-overflow")
-            return
-        capture = self._capture(written)
-        if capture is None:
-            os.close(written.fd)
-            return
-        try:
-            self._pending.put_nowait(capture)
-        except asyncio.QueueFull:
-            os.close(written.fd)
-            self._drop("file-queue-full")
+    def take_in(self) -> bool:
+        """Take what the kernel has now, as far as there is room; tell whether that was anything."""
+        room = MAX_PENDING - self._pending.qsize() if self._recovered else 0
+        batch = list(self._queue.read(min(room, READ_EVENTS))) if room > 0 else []
+        if batch:
+            self._drain_records()
+        elif room > 0:
+            self._observer.behind_ns = 0
+            self.caught_up.set()
+        for taken in batch:
+            capture = self._begin(taken)
+            if capture is not None:
+                self._pending.put_nowait(capture)
+        self._commit()
+        if self._pending.qsize() >= MAX_PENDING:
+            asyncio.get_running_loop().remove_reader(self._queue.fd)
+        return bool(batch)
 
-    def _capture(self, written: Written) -> _Capture | None:
+    async def _recover(self) -> None:
+        """Keep what an earlier tap had in hand."""
+        self._drain_records()
+        recovered = 0
+        while (taken := self._queue.left()) is not None:
+            capture = self._begin(taken)
+            if capture is not None:
+                self._in_hand = capture
+                self._conclude(capture, await self._keep(capture))
+                self._in_hand = None
+                recovered += 1
+        self._recovered = True
+        if recovered:
+            log.info("tap.files_recovered", count=recovered)
+
+    def _begin(self, taken: Taken) -> _Capture | None:
+        """Find out whose an event is; None if it is done already: nobody's, or told by an earlier tap."""
+        if taken.key is None:
+            self._drop("file-queue-overflow")
+            self._queue.finish(taken)
+            return None
+        again = not self.caught_up.is_set() and self._captured.get(taken.key) == taken.state
+        capture = None if again else self._capture(taken)
+        if capture is None:
+            os.close(taken.written.fd)
+            self._queue.finish(taken)
+        return capture
+
+    async def _keep(self, capture: _Capture) -> Kept | str:
+        return await asyncio.to_thread(self._kept, capture)
+
+    def _kept(self, capture: _Capture) -> Kept | str:
+        try:
+            return self._quarantine.keep(capture.fd, _about(capture.draft))
+        except DecnetError as cause:
+            log.warning("tap.quarantine_failed", reason=cause.message)
+            return "quarantine-failed"
+
+    def _conclude(self, capture: _Capture, kept: Kept | str) -> None:
+        """Tell what became of a file, or for which reason nothing did; make it safe, and only then strike it off."""
+        if isinstance(kept, str):
+            os.close(capture.fd)
+            self._drop(kept)
+        else:
+            self._told(capture, kept)
+        if capture.taken.key is not None:
+            self._captured.put(capture.taken.key, capture.taken.state)
+        self._commit()
+        self._queue.finish(capture.taken)
+
+    def _capture(self, taken: Taken) -> _Capture | None:
+        written = taken.written
         status = os.fstat(written.fd)
-        decky = self._mounts.get(status.st_dev)
+        decky = self._deckies.get(self._mounts.get(status.st_dev) or 0)
         if decky is None or not stat.S_ISREG(status.st_mode):
             return None
         path = _path(written.fd)
@@ -217,7 +298,7 @@ class Captures:
             fields["startup"] = "true"
         draft = self._observer.event(decky, process, EventType.FILE_CAPTURED, fields, datetime.now(UTC))
         self._observer.named(process, path or "")
-        return _Capture(written.fd, draft, process)
+        return _Capture(written.fd, draft, process, taken)
 
     def _told(self, capture: _Capture, kept: Kept) -> None:
         fields = {**capture.draft.fields, "sha256": kept.sha256, "size_bytes": str(kept.size_bytes)}
@@ -245,19 +326,14 @@ class Captures:
         while len(self._followed) > MAX_FOLLOWED:
             os.close(self._followed.popitem(last=False)[1].capture.fd)
 
-    def _failed(self, capture: _Capture, cause: DecnetError) -> None:
-        log.warning("tap.quarantine_failed", reason=cause.message)
-        os.close(capture.fd)
-        self._drop("quarantine-failed")
-
     def _tell_drops(self) -> None:
         for reason, count in self._dropped.items():
             log.warning("evidence.dropped", count=count, reason=reason)
             self._emit(evidence_dropped(count, reason, datetime.now(UTC)))
-        self._dropped.clear()
+            self._dropped.pop(reason)
 
     def _drop(self, reason: str) -> None:
-        self._dropped[reason] = self._dropped.get(reason, 0) + 1
+        self._dropped.put(reason, (self._dropped.get(reason) or 0) + 1)
 
 
 def _path(fd: int) -> str | None:

@@ -8,17 +8,31 @@ RemoteProtocolError. Text stays bytes up to `readable`, which keeps UTF-8 and sh
 from __future__ import annotations
 
 import shlex
+import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 
-from decnet_agent.tap.programs import HEADER_BYTES, NAME_BYTES, Kind
+from decnet_agent.tap.programs import HEADER_BYTES, NAME_BYTES, SOCKET_BYTES, Kind
 from decnet_core.errors import RemoteProtocolError
 
 COMMAND_CHARACTERS = 8192
 """What an event holds of one command: an event is one syslog line, and receivers bound those."""
 
 _HEADER = struct.Struct("=IIQIIIIQQ16sIIII")
+_SOCKET = struct.Struct("=HBxH2s4s4s16s16s")
+_ESTABLISHED, _CLOSE_WAIT = 1, 8  # include/net/tcp_states.h
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """An established TCP connection, seen from the decky."""
+
+    src_ip: str
+    src_port: int
+    dst_ip: str
+    dst_port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +40,8 @@ class Record:
     """One fact from the kernel.
 
     Times are nanoseconds since boot. `parent` is the parent's pid on the host. `number` belongs to the kind (a PAM
-    item's type). `text_bytes` is how long the text was in the process; `text` may be shorter.
+    item's type). `flow` is the connection that an executed program has as its standard input. `text_bytes` is how long
+    the text was in the process; `text` may be shorter.
     """
 
     kind: Kind
@@ -42,6 +57,7 @@ class Record:
     has_terminal: bool
     number: int = 0
     file: bytes = b""
+    flow: Flow | None = None
     text: bytes = b""
     text_bytes: int = 0
 
@@ -72,10 +88,13 @@ def decode(data: bytes) -> Record:
     ) = _HEADER.unpack_from(data)
     if kind not in set(Kind):
         raise RemoteProtocolError(f"A record of the kernel has the unknown kind {kind}")
-    text_at, file = HEADER_BYTES, b""
+    text_at, file, flow = HEADER_BYTES, b"", None
     if kind == Kind.EXECUTED:
-        text_at += NAME_BYTES
-        file = data[HEADER_BYTES:text_at].partition(b"\0")[0]
+        text_at += NAME_BYTES + SOCKET_BYTES
+        if len(data) < text_at:
+            raise RemoteProtocolError("A record of an executed program is shorter than its fixed part")
+        file = data[HEADER_BYTES : HEADER_BYTES + NAME_BYTES].partition(b"\0")[0]
+        flow = _flow(data[HEADER_BYTES + NAME_BYTES : text_at])
     if text_at + length > len(data):
         raise RemoteProtocolError("A record of the kernel is shorter than its text")
     text = data[text_at : text_at + length]
@@ -93,6 +112,7 @@ def decode(data: bytes) -> Record:
         has_terminal=bool(terminal),
         number=number,
         file=file,
+        flow=flow,
         text=text if kind == Kind.EXECUTED else text.partition(b"\0")[0],
         text_bytes=whole,
     )
@@ -116,6 +136,19 @@ def readable(data: bytes) -> str:
 def typed_line(data: bytes) -> str:
     """Make text of a typed line."""
     return _bounded(readable(data), cut=False)
+
+
+def _flow(data: bytes) -> Flow | None:
+    family, state, own_port, peer_port, peer4, own4, peer6, own6 = _SOCKET.unpack(data)
+    if state not in (_ESTABLISHED, _CLOSE_WAIT):
+        return None
+    if family == socket.AF_INET:
+        peer, own = str(IPv4Address(peer4)), str(IPv4Address(own4))
+    elif family == socket.AF_INET6:
+        peer, own = (str(address.ipv4_mapped or address) for address in (IPv6Address(peer6), IPv6Address(own6)))
+    else:
+        return None
+    return Flow(peer, int.from_bytes(peer_port, "big"), own, own_port)
 
 
 def _bounded(text: str, *, cut: bool) -> str:

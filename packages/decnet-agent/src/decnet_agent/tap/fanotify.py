@@ -26,7 +26,8 @@ _CLASS_NOTIF, _CLOEXEC, _NONBLOCK = 0x0, 0x1, 0x2
 _MARK_ADD, _MARK_FILESYSTEM = 0x1, 0x100
 _CLOSE_WRITE, _QUEUE_OVERFLOW = 0x8, 0x4000
 _METADATA = struct.Struct("=IBBHQii")
-_READ_BYTES = 4096
+READ_EVENTS = 170
+"""Events of one batch: what fits into a page."""
 _ADVICE = "Run the tap as root (CAP_SYS_ADMIN) on a kernel with fanotify."
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -51,11 +52,17 @@ class Written:
 class Fanotify:
     """One group of marks; `fd` becomes readable when there is something.
 
+    Args:
+        fd: of a group that an earlier tap made, with its marks and what waits in it.
+
     Raises:
         Unavailable: the kernel or its policy forbids it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fd: int | None = None) -> None:
+        if fd is not None:
+            self.fd = fd
+            return
         flags = _CLASS_NOTIF | _CLOEXEC | _NONBLOCK
         self.fd = int(_libc.fanotify_init(flags, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
         if self.fd < 0:
@@ -73,10 +80,10 @@ class Fanotify:
         if result < 0:
             raise Unavailable(f"Cannot watch a filesystem: {os.strerror(ctypes.get_errno())}", _ADVICE)
 
-    def read(self) -> Iterator[Written]:
+    def read(self, limit: int = READ_EVENTS) -> Iterator[Written]:
         """Give what is there now, one batch; nothing when there is nothing."""
         try:
-            data = os.read(self.fd, _READ_BYTES)
+            data = os.read(self.fd, limit * _METADATA.size)
         except BlockingIOError:
             return
         except OSError:  # EMFILE, ENXIO and the like: the kernel consumed the event and could not open its file

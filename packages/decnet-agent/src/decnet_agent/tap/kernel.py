@@ -1,8 +1,8 @@
 """Load programs into the kernel and attach them: the bpf(2) and perf_event_open(2) room.
 
-Everything is held by file descriptors of this process and by nothing else: when the process ends, however it ends,
-the kernel takes programs, probes and maps away. There is no tracing instance to clean up, no name to collide, nothing
-for an attacker to find under /sys.
+Everything is held by file descriptors and by nothing else: when the last of them is closed (ours, or those that our
+supervisor holds for us, see `holdings`) the kernel takes programs, probes and maps away. There is no tracing instance
+to clean up, no name to collide, nothing for an attacker to find under /sys.
 
 Source: include/uapi/linux/bpf.h and linux/perf_event.h for the layouts (the first fields are enough; the kernel takes
 shorter attributes).
@@ -90,8 +90,8 @@ def counter_value(fd: int) -> int:
     return int(struct.unpack("=Q", value.raw)[0])
 
 
-def attach_tracepoint(name: str, code: bytes) -> list[int]:
-    """Load a program and run it at a tracepoint until the returned descriptors are closed.
+def attach_tracepoint(name: str, code: bytes) -> int:
+    """Load a program and run it at a tracepoint until the returned descriptor, which holds both, is closed.
 
     Raises:
         Unavailable: the kernel does not allow it or has no such tracepoint.
@@ -100,11 +100,9 @@ def attach_tracepoint(name: str, code: bytes) -> list[int]:
     program = load_tracepoint_program(code)
     text = ctypes.create_string_buffer(name.encode())
     try:
-        link = _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIIQ", ctypes.addressof(text), program, 0, 0), f"watch {name}")
-    except Unavailable:
+        return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIIQ", ctypes.addressof(text), program, 0, 0), f"watch {name}")
+    finally:
         os.close(program)
-        raise
-    return [program, link]
 
 
 def load_tracepoint_program(code: bytes) -> int:
@@ -117,8 +115,8 @@ def load_uprobe_program(code: bytes) -> int:
     return _load(_KPROBE, code)
 
 
-def attach_uprobe(program: int, path: str, offset: int, *, cookie: int) -> list[int]:
-    """Run a loaded program whenever any process executes this place of a file, until the descriptors are closed.
+def attach_uprobe(program: int, path: str, offset: int, *, cookie: int) -> int:
+    """Run a loaded program whenever any process executes this place of a file, until the descriptor is closed.
 
     Args:
         program: descriptor of the program.
@@ -146,11 +144,10 @@ def attach_uprobe(program: int, path: str, offset: int, *, cookie: int) -> list[
         link = _bpf(
             _LINK_CREATE, struct.pack("=IIIIQ", program, event, _ATTACH_PERF_EVENT, 0, cookie), "attach to a uprobe"
         )
-    except Unavailable:
-        os.close(event)
-        raise
-    _libc.ioctl(event, _PERF_EVENT_ENABLE, 0)
-    return [event, link]
+        _libc.ioctl(event, _PERF_EVENT_ENABLE, 0)
+        return link
+    finally:
+        os.close(event)  # the link holds it, and the program
 
 
 def _load(kind: int, code: bytes) -> int:

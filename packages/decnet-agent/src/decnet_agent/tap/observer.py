@@ -16,16 +16,16 @@ typed line, a script or `ssh host command` made it run.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from decnet_agent.tap import procs
-from decnet_agent.tap.attribution import SERVER_FILES, SERVER_NAMES, Flow, Process, ProcessTable, Session
-from decnet_agent.tap.decoding import Record, arguments, command_line, decode, readable, typed_line
+from decnet_agent.tap.attribution import SERVER_FILES, SERVER_NAMES, SESSIONS, Process, ProcessTable, Session
+from decnet_agent.tap.decoding import Flow, Record, arguments, command_line, decode, readable, typed_line
 from decnet_agent.tap.programs import PAM_USER, Kind
+from decnet_agent.tap.remembered import BYTES, PLAIN, Codec, Remembered
 from decnet_core.events import Event, EventType, Trust
 
 MAX_SESSIONS = 10_000
@@ -72,8 +72,16 @@ class Processes(Protocol):
     def served_flows(self, pid: int) -> frozenset[Flow]:
         """List the connections that a process holds to ports of its own machine."""
 
+    def served_ports(self, pid: int) -> frozenset[int]:
+        """List the ports on which a process's machine listens."""
+
     def server_user(self, pid: int) -> str | None:
         """Tell whom a connection's server process serves."""
+
+
+_NAMES: Codec[tuple[int, bytes]] = Codec(
+    lambda key: [key[0], key[1].decode("latin-1")], lambda data: (int(data[0]), data[1].encode("latin-1"))
+)
 
 
 class Observer:
@@ -82,6 +90,10 @@ class Observer:
     Args:
         emit: takes each event; source and cursor are its business.
         processes: the machine's.
+
+    Attributes:
+        tables: all that a later tap must know to go on; `restored` is to be called when they were filled.
+        behind_ns: how much later than usual records and files may come, because no tap ran.
     """
 
     def __init__(self, emit: Emit, processes: Processes = procs) -> None:
@@ -89,10 +101,18 @@ class Observer:
         self._procs = processes
         self._table = ProcessTable()
         self._deckies: dict[int, Watched] = {}
-        self._users: OrderedDict[str, str] = OrderedDict()
-        self._asking: OrderedDict[int, bytes] = OrderedDict()
-        self._written: OrderedDict[tuple[int, bytes], Session] = OrderedDict()
-        self._orders: dict[int, Session] = {}
+        self._users: Remembered[str, str] = Remembered("users", PLAIN, PLAIN, MAX_SESSIONS)
+        self._asking: Remembered[int, bytes] = Remembered("asking", PLAIN, BYTES, MAX_SESSIONS)
+        self._written: Remembered[tuple[int, bytes], Session] = Remembered("written", _NAMES, SESSIONS, MAX_WRITTEN)
+        self._orders: Remembered[int, Session] = Remembered("orders", PLAIN, SESSIONS)
+        self.tables = (self._table.processes, self._users, self._asking, self._written, self._orders)
+        self.behind_ns = 0
+
+    def restored(self, deckies: Iterable[Watched]) -> None:
+        """Go on from what an earlier tap knew of these deckies, whose records we get without a gap."""
+        self._table.restored()
+        for decky in deckies:
+            self._deckies[decky.namespace] = decky
 
     def watch(self, decky: Watched) -> None:
         """Take in a decky and what runs in it already."""
@@ -103,9 +123,9 @@ class Observer:
     def forget(self, namespace: int) -> None:
         """Drop a decky."""
         self._deckies.pop(namespace, None)
-        self._orders.pop(namespace, None)
+        self._orders.pop(namespace)
         for key in [key for key in self._written if key[0] == namespace]:
-            del self._written[key]
+            self._written.pop(key)
         self._table.forget_namespace(namespace)
 
     def take(self, data: bytes) -> None:
@@ -145,7 +165,7 @@ class Observer:
         if process.serving:
             return None if path in _LOGIN_RECORDS else process
         since_server_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - process.left_server_ns
-        return None if path in _LOGIN_RECORDS and since_server_ns < _LOGIN_RECORD_NS else process
+        return None if path in _LOGIN_RECORDS and since_server_ns < _LOGIN_RECORD_NS + self.behind_ns else process
 
     def event(
         self, decky: Watched, process: Process, event_type: EventType, fields: dict[str, str], at: datetime
@@ -174,12 +194,9 @@ class Observer:
         if process.session is None:
             return
         key = process.namespace, path.encode("utf-8", "backslashreplace")
-        self._written[key] = process.session
-        self._written.move_to_end(key)
-        if len(self._written) > MAX_WRITTEN:
-            self._written.popitem(last=False)
+        self._written.put(key, process.session)
         if path.startswith(_ORDERS):
-            self._orders[process.namespace] = process.session
+            self._orders.put(process.namespace, process.session)
 
     def user_of(self, process: Process) -> str | None:
         """Tell who logged in, as far as it is known."""
@@ -232,33 +249,37 @@ class Observer:
     def _pam_item(self, decky: Watched, record: Record) -> None:
         process = self._look_at_server(self._table.current(record), record)
         if record.number == PAM_USER:
-            self._asking[record.pid] = record.text
-            if len(self._asking) > MAX_SESSIONS:
-                self._asking.popitem(last=False)
+            self._asking.put(record.pid, record.text)
             if process.serving and process.session is not None:
                 self._remember(process.session.id, readable(record.text))
             return
         if process.session is None or _is_fake(record.text):
             return
         fields = {
-            "user": readable(self._asking.get(record.pid, b"")) or self.user_of(process) or "",
+            "user": readable(self._asking.get(record.pid) or b"") or self.user_of(process) or "",
             "password": readable(record.text),
             "by": readable(record.name),
         }
         self._emit(self.event(decky, process, EventType.CREDENTIAL_TRIED, fields, _when(record.at_ns)))
 
     def _look_at_server(self, process: Process, record: Record) -> Process:
-        """Find out whether an SSH server's process serves a connection; others are not looked at."""
+        """Find out whether an SSH server's process serves a connection; others are not looked at.
+
+        Which it serves was recorded when it began, if it is its standard input; else /proc knows, while it lives.
+        """
         decky = self._deckies.get(record.namespace)
-        if decky is None or record.name not in SERVER_NAMES or self._procs.program_of(record.pid) not in SERVER_FILES:
+        if decky is None or record.name not in SERVER_NAMES:
             return process
+        program = self._procs.program_of(record.pid) or record.file
+        if program not in SERVER_FILES:
+            return process
+        if record.flow is not None and record.flow.dst_port in self._procs.served_ports(decky.pid1):
+            return self._table.connected(process, decky.container_id, {record.flow})
         return self._table.connected(process, decky.container_id, self._procs.served_flows(record.pid))
 
     def _remember(self, session: str, user: str) -> None:
-        self._users[session] = user
-        self._users.move_to_end(session)
-        if len(self._users) > MAX_SESSIONS:
-            self._users.popitem(last=False)
+        if self._users.get(session) != user:
+            self._users.put(session, user)
 
 
 def _is_fake(password: bytes) -> bool:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
-from decnet_agent.tap.attribution import Flow
-from decnet_agent.tap.decoding import Record
+from decnet_agent.tap.decoding import Flow, Record
 from decnet_agent.tap.programs import Kind
 
 MAX_TABLE_BYTES = 4 << 20
@@ -41,12 +40,17 @@ def served_flows(pid: int) -> frozenset[Flow]:
     if not sockets:
         return frozenset()
     rows = [*_tcp_rows(pid, "tcp"), *_tcp_rows(pid, "tcp6")]
-    listening = {local[1] for local, _, state, _ in rows if state == _LISTEN}
+    listening = _listening(rows)
     return frozenset(
         Flow(remote[0], remote[1], local[0], local[1])
         for local, remote, state, inode in rows
         if inode in sockets and state in (_ESTABLISHED, _CLOSE_WAIT) and local[1] in listening
     )
+
+
+def served_ports(pid: int) -> frozenset[int]:
+    """List the ports on which a process's network namespace listens."""
+    return frozenset(_listening([*_tcp_rows(pid, "tcp"), *_tcp_rows(pid, "tcp6")]))
 
 
 def server_user(pid: int) -> str | None:
@@ -118,9 +122,14 @@ def _sockets(pid: int) -> set[str]:
 
 
 _Address = tuple[str, int]
+_Row = tuple[_Address, _Address, str, str]
 
 
-def _tcp_rows(pid: int, table: str) -> Iterator[tuple[_Address, _Address, str, str]]:
+def _listening(rows: Iterable[_Row]) -> set[int]:
+    return {local[1] for local, _, state, _ in rows if state == _LISTEN}
+
+
+def _tcp_rows(pid: int, table: str) -> Iterator[_Row]:
     for line in _read(f"/proc/{pid}/net/{table}", MAX_TABLE_BYTES).decode("ascii", "replace").splitlines()[1:]:
         fields = line.split()
         if len(fields) > 9:

@@ -7,7 +7,7 @@ taken in the same moment. Nothing in a decky is changed by it.
 
     program    where                              record
     forked     tracepoint sched_process_fork      the child; no text
-    executed   tracepoint sched_process_exec      name[256] = file name, text = arguments, NUL-ended each
+    executed   tracepoint sched_process_exec      file name, standard input's socket; text = arguments, NUL-ended each
     exited     tracepoint sched_process_exit      no text; of the whole process, not of a thread
     prompted   uprobe bash:rl_set_prompt          no text
     entered    uprobe bash:rl_clear_signals       text = the line: what rl_line_buffer points at when readline ends
@@ -24,7 +24,12 @@ Record, native byte order, one ring buffer for all, in the order of time:
     0  u32 kind         4  u32 namespace      8  u64 since boot, ns  16 u32 pid on the host  20 u32 pid in the decky
     24 u32 parent's pid 28 u32 user id        32 u64 process's start, ns since boot          40 u64 parent's start
     48 u8[16] name of the task                64 u32 has a terminal  68 u32 number           72 u32 bytes of text
-    76 u32 bytes of text that there were      80 text, or u8[256] file name and then text
+    76 u32 bytes of text that there were      80 text, or u8[256] file name, u8[48] socket and then text
+
+Socket, of what was standard input when a program began (how a server hands a connection to the process that serves it;
+asking /proc for it would be too late for one that ended): all zero where it is none, else
+    0  u16 family       2  u8 state           4  u16 own port         6  u16 peer's port, network order
+    8  u8[4] peer, 12 u8[4] own (IPv4)        16 u8[16] peer, 32 u8[16] own (IPv6)
 
 A record that finds no room is counted in the map `lost`: the loss becomes an event.
 
@@ -42,6 +47,7 @@ from decnet_agent.tap.asm import EQ, FP, LE, NE, R0, R1, R2, R3, R6, R7, R8, R9,
 
 HEADER_BYTES = 80
 NAME_BYTES = 256
+SOCKET_BYTES = 48
 SHORT_ARGUMENTS_BYTES = 512
 """Nearly all command lines; a record's room is taken before the text is read, so small ones get small room."""
 LONG_ARGUMENTS_BYTES = 16384
@@ -63,9 +69,19 @@ FIELDS = (
     "task_struct.start_boottime", "task_struct.real_parent", "task_struct.cred", "task_struct.comm",
     "task_struct.signal", "task_struct.mm", "signal_struct.tty", "pid.level", "pid.numbers", "upid.nr", "upid.ns",
     "pid_namespace.ns", "ns_common.inum", "cred.uid", "mm_struct.arg_start", "mm_struct.arg_end",
-    "linux_binprm.filename",
+    "linux_binprm.filename", "task_struct.files", "files_struct.fdt", "fdtable.fd", "file.f_inode", "file.private_data",
+    "inode.i_mode", "socket.sk", "sock_common.skc_family", "sock_common.skc_state", "sock_common.skc_num",
+    "sock_common.skc_dport", "sock_common.skc_daddr", "sock_common.skc_rcv_saddr", "sock_common.skc_v6_daddr",
+    "sock_common.skc_v6_rcv_saddr",
 )  # fmt: skip
 """The kernel's fields that the programs read; `btf.field_offsets` finds them."""
+
+_SOCKET_MODE = 0xC  # S_IFSOCK without its lower zeros
+_SOCKET_FIELDS = (
+    ("sock_common.skc_family", 0, 2), ("sock_common.skc_state", 2, 1), ("sock_common.skc_num", 4, 2),
+    ("sock_common.skc_dport", 6, 2), ("sock_common.skc_daddr", 8, 4), ("sock_common.skc_rcv_saddr", 12, 4),
+    ("sock_common.skc_v6_daddr", 16, 16), ("sock_common.skc_v6_rcv_saddr", 32, 16),
+)  # fmt: skip
 
 
 class Kind(IntEnum):
@@ -210,7 +226,8 @@ class _Program(Assembler):
     """Parts of the programs.
 
     R6 task, R7 record, R8 struct pid, R9 context. The stack's slots:
-    -8 a pointer being followed, -16 the namespace, -24 start of the arguments, -32 their length, -40 a map's key.
+    -8 a pointer being followed, -16 the namespace, -24 start of the arguments, -32 their length, -40 a map's key or a
+    pointer that is kept.
     """
 
     def __init__(self, maps: Maps, at: Mapping[str, int]) -> None:
@@ -292,7 +309,7 @@ class _Program(Assembler):
 
     def execution(self, room_bytes: int) -> None:
         """Write the rest of `executed`, once for each size of room."""
-        text = HEADER_BYTES + NAME_BYTES
+        text = HEADER_BYTES + NAME_BYTES + SOCKET_BYTES
         self.record(Kind.EXECUTED, text + room_bytes)
         self.load(R1, FP, -32)
         self.store(R7, 76, R1, 4)
@@ -305,6 +322,7 @@ class _Program(Assembler):
         self.move(R2, NAME_BYTES)
         self.load(R3, FP, -8)
         self.call(_KERNEL_STRING)
+        self.standard_input(HEADER_BYTES + NAME_BYTES, f"no socket {room_bytes}")
         self.load(R2, FP, -32)
         fits, unread = f"fits {room_bytes}", f"unread {room_bytes}"
         self.jump(LE, R2, room_bytes, fits)
@@ -319,6 +337,33 @@ class _Program(Assembler):
         self.store_constant(R7, 72, 0)
         self.label(unread)
         self.submit()
+
+    def standard_input(self, place: int, otherwise: str) -> None:
+        """Write the socket that is the task's standard input, or zeros; what cannot be followed reads as zeros too."""
+        for at in range(0, SOCKET_BYTES, 8):
+            self.store_constant(R7, place + at, 0, 8)
+        self._follow(R6, "task_struct.files")
+        for field in ("files_struct.fdt", "fdtable.fd"):
+            self._follow(R1, field)
+        self._read_from_r1(FP, -8, 8)  # the first of the array
+        self.load(R1, FP, -8)
+        self.store(FP, -40, R1)
+        self._follow(R1, "file.f_inode")
+        self.store_constant(FP, -8, 0, 8)
+        self.add(R1, self._at["inode.i_mode"])
+        self._read_from_r1(FP, -8, 2)
+        self.load(R1, FP, -8)
+        self.shift_right(R1, 12, signed=False)
+        self.jump(NE, R1, _SOCKET_MODE, otherwise)
+        self.load(R1, FP, -40)
+        self._follow(R1, "file.private_data")
+        self._follow(R1, "socket.sk")
+        self.store(FP, -40, R1)
+        for field, at, size_bytes in _SOCKET_FIELDS:
+            self.load(R1, FP, -40)
+            self.add(R1, self._at[field])
+            self._read_from_r1(R7, place + at, size_bytes)
+        self.label(otherwise)
 
     def user_string(self, room_bytes: int) -> None:
         """Read the string that R3 points at into the record's text."""

@@ -1,5 +1,8 @@
 """Read the ring buffer that the kernel's programs write: one reader, in the order of time, without copies in between.
 
+Reading and freeing are two steps: what was read stays in the ring until `consume`, so that whoever dies between them
+leaves the records to the next reader of the same ring. A position counts the ring's bytes since it was made.
+
 Layout, mapped from the map's descriptor: one page whose first 8 bytes are our position (we write it), one page whose
 first 8 bytes are the kernel's, then the data twice in a row, so that a record never wraps. A record is a 4-byte length
 with two flag bits (busy, discarded), 4 bytes of no interest, and the data, padded to 8 bytes.
@@ -30,22 +33,34 @@ class Ring:
         self._consumed = memoryview(self._ours).cast("Q")
         self._produced = memoryview(self._theirs)[:page].cast("Q")
         self._data = memoryview(self._theirs)[page:]
+        self.position = self._consumed[0]
+        """Where the next record begins; all before it were given out."""
+
+    def skip_to(self, position: int) -> None:
+        """Pass over what an earlier reader of this ring has dealt with and not freed."""
+        self.position = min(max(position, self.position), self._produced[0])
 
     def read(self, limit: int) -> Iterator[bytes]:
-        """Give up to `limit` records that are there now."""
-        position = self._consumed[0]
+        """Give up to `limit` records that are there now and were not given yet."""
         for _ in range(limit):
-            if position >= self._produced[0]:
+            if self.position >= self._produced[0]:
                 return
-            start = position & self._mask
+            start = self.position & self._mask
             length = int.from_bytes(self._data[start : start + 4], "little" if _LITTLE else "big")
             if length & _BUSY:
                 return
-            position += _HEADER_BYTES + (length & ~(_BUSY | _DISCARDED)) + 7 & ~7
-            record = None if length & _DISCARDED else bytes(self._data[start + 8 : start + 8 + length])
-            self._consumed[0] = position
-            if record is not None:
-                yield record
+            self.position += _HEADER_BYTES + (length & ~(_BUSY | _DISCARDED)) + 7 & ~7
+            if not length & _DISCARDED:
+                yield bytes(self._data[start + 8 : start + 8 + length])
+
+    @property
+    def end(self) -> int:
+        """Up to where the kernel has written."""
+        return int(self._produced[0])
+
+    def consume(self) -> None:
+        """Free the room of all that was given."""
+        self._consumed[0] = self.position
 
     def close(self) -> None:
         """Unmap and close."""
