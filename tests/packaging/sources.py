@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import functools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.packaging.wheels import PACKAGES, ROOT, module_of
@@ -21,16 +23,24 @@ def _paths() -> dict[str, Path]:
 PATHS = _paths()
 """Module name -> file."""
 
-MODULES = {name: ast.parse(path.read_text(encoding="utf-8"), str(path)) for name, path in PATHS.items()}
-"""Module name -> its syntax tree."""
+
+@functools.cache
+def modules() -> dict[str, tuple[ast.AST, ...]]:
+    """Map each module's name to every node of its syntax tree; parsed by the first test that asks."""
+    return {
+        name: tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path)))) for name, path in PATHS.items()
+    }
 
 
-def imported_by(tree: ast.AST) -> set[str]:
-    """Return the top-level names that a module imports anywhere in it, functions included."""
-    names = set()
-    for node in ast.walk(tree):
+@functools.cache
+def imports() -> dict[str, frozenset[str]]:
+    """Map each module's name to the top-level names that it imports anywhere in it, functions included."""
+    return {name: frozenset(_imported_by(nodes)) for name, nodes in modules().items()}
+
+
+def _imported_by(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names.add(node.module.partition(".")[0])
-    return names
+            yield node.module.partition(".")[0]

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from decnet_core.events import CATALOGUE, RESERVED_PARAMS, EventType
-from tests.packaging.sources import MODULES
+from tests.packaging.sources import modules
 from tests.packaging.wheels import ROOT
 
 EMITTERS = ("decnet_agent", "decnet_master.store.shipping")
@@ -45,8 +45,8 @@ def test_some_program_emits_it(event_type):
 
 
 def test_what_is_emitted_is_in_the_catalogue():
-    for module, tree in MODULES.items():
-        for node in ast.walk(tree):
+    for module, nodes in modules().items():
+        for node in nodes:
             if isinstance(node, ast.keyword) and node.arg == "event_type" and isinstance(node.value, ast.Constant):
                 assert node.value.value is None or node.value.value in set(EventType), module
 
@@ -55,8 +55,8 @@ def _named_in(rooms):
     """Return every X of `EventType.X` in packages or modules."""
     return {
         node.attr
-        for module, tree in MODULES.items()
+        for module, nodes in modules().items()
         if f"{module}.".startswith(tuple(f"{room}." for room in rooms))
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "EventType"
     }

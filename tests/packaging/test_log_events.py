@@ -11,16 +11,16 @@ import re
 
 import pytest
 
-from tests.packaging.sources import MODULES
+from tests.packaging.sources import PATHS, modules
 from tests.packaging.wheels import PACKAGES, module_of
 
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
 NAME = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*\.[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
 
 
-def calls(tree):
+def calls(nodes):
     """Yield each call that writes a log line: `log.info(…)`, `self._log.info(…)` or `getattr(log, level)(…)`."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if not isinstance(node, ast.Call):
             continue
         function = node.func
@@ -47,10 +47,10 @@ def is_log(node) -> bool:
 def logged_in(package):
     """Return the literal names that a package logs, and the places where the name is no literal."""
     names, odd = set(), []
-    for module, tree in MODULES.items():
+    for module, nodes in modules().items():
         if module.partition(".")[0] != package:
             continue
-        for call in calls(tree):
+        for call in calls(nodes):
             first = call.args[0] if call.args else None
             if isinstance(first, ast.Constant) and isinstance(first.value, str):
                 names.add(first.value)
@@ -62,7 +62,7 @@ def logged_in(package):
 def declared_in(package):
     """Return the tables of a package, merged; one name never has two meanings."""
     merged = {}
-    for module in MODULES:
+    for module in PATHS:
         if module.partition(".")[0] == package and module.endswith(".log_events"):
             table = importlib.import_module(module).LOG_EVENTS
             assert all(merged.get(name, meaning) == meaning for name, meaning in table.items()), module
@@ -90,6 +90,6 @@ def test_this_test_finds_what_it_looks_for():
         "log.info('a.b')\nself._log.warning(name)\ngetattr(log, level)('c.d')\n"
         "structlog.get_logger().error('e.f')\nlog.bind(x=1).debug('g.h')\nmath.log(2)\nparser.error('no')"
     )
-    found = [call.args[0] for call in calls(ast.parse(source))]
+    found = [call.args[0] for call in calls(ast.walk(ast.parse(source)))]
     assert [first.value for first in found if isinstance(first, ast.Constant)] == ["a.b", "c.d", "e.f", "g.h"]
     assert len(found) == 5
