@@ -1,4 +1,4 @@
-"""Fixtures that every folder of tests shares: the lab's pieces, one of each for the whole session.
+"""Fixtures that every folder of tests shares: a master's installation, the lab's pieces; one of each for the session.
 
 A piece that the machine lacks skips the tests that need it, with a line that says what is missing and how to get it.
 Where CI=true, any skip is a failure: there the machine is ours, and a test that never runs proves nothing.
@@ -10,6 +10,7 @@ is chosen by DECNET_EXAMPLES. Neither has a deadline: a busy machine is no fault
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from tests.lab.image import ensure_images
 from tests.lab.lan import Lan
 from tests.lab.postgres import PostgresCluster
 from tests.lab.slots import MissingPart
+from tests.swarm.master import Template
 
 IN_CI = os.environ.get("CI") == "true"
 
@@ -44,6 +46,12 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+def pytest_collection_finish() -> None:
+    """Let the collector of garbage forget what was imported: half a million objects that live to the end anyway."""
+    gc.collect()
+    gc.freeze()
+
+
 @contextmanager
 def _or_skip() -> Iterator[None]:
     """Turn a missing part into a skip."""
@@ -51,6 +59,12 @@ def _or_skip() -> Iterator[None]:
         yield
     except MissingPart as missing:
         pytest.skip(f"missing: {missing.message}. {missing.advice}")
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """A master that was initialised, to be copied: its CA, its password's hash and its database are slow to make."""
+    return Template.make(tmp_path_factory.mktemp("master"))
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,7 @@ from decnet_master.api.access import Access
 from decnet_master.settings import MasterSettings
 from decnet_master.store import Load, Store
 from tests.store.samples import new
-from tests.swarm.master import Template, port_of, running
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
-    return Template.make(tmp_path_factory.mktemp("master"))
+from tests.swarm.master import Template, plain_client, port_of, running
 
 
 @pytest.fixture
@@ -39,7 +34,7 @@ async def anyone(settings: MasterSettings) -> AsyncIterator[httpx.AsyncClient]:
     app = api.build(settings)
     async with (
         running(app),
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port_of(app.socket)}", trust_env=False) as client,
+        plain_client(port_of(app.socket)) as client,
     ):
         yield client
 

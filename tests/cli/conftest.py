@@ -80,11 +80,6 @@ class Cli:
         return Daemon(argv, log_path=self.folder / f"{arguments[0]}.log", env=surroundings)
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
-    return Template.make(tmp_path_factory.mktemp("master"))
-
-
 @pytest.fixture
 def bare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
     """A machine where nothing was initialised."""

@@ -12,11 +12,6 @@ from decnet_master.swarmctl import app as swarmctl
 from tests.swarm.master import Template, controller_client, port_of, running
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
-    return Template.make(tmp_path_factory.mktemp("master"))
-
-
 @pytest.fixture
 def settings(template: Template, tmp_path: Path) -> MasterSettings:
     """A master's installation of this test alone."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -76,6 +77,14 @@ def port_of(bound: socket.socket) -> int:
 
 def controller_client(settings: MasterSettings, port: int) -> httpx.AsyncClient:
     secret = secret_files.read(settings.controller_secret_file)
+    return plain_client(port, authorization=f"Bearer {secret}")
+
+
+def plain_client(port: int, **headers: str) -> httpx.AsyncClient:
+    """A client of plain HTTP; left to itself, each would read all of the system's CAs for TLS that it never speaks."""
     return httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {secret}"}, trust_env=False
+        base_url=f"http://127.0.0.1:{port}",
+        headers=headers,
+        trust_env=False,
+        verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
     )

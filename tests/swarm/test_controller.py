@@ -9,14 +9,12 @@ from decnet_core.errors import ConfigError, Conflict, TrustError
 from decnet_master import secret_files
 from decnet_master.settings import MasterSettings
 from decnet_master.swarmctl import app as swarmctl
-from tests.swarm.master import Template, port_of, running
+from tests.swarm.master import Template, plain_client, port_of, running
 
 
 @pytest.fixture
 async def stranger(swarm: swarmctl.App):
-    async with httpx.AsyncClient(
-        base_url=f"http://127.0.0.1:{port_of(swarm.controller_socket)}", trust_env=False
-    ) as client:
+    async with plain_client(port_of(swarm.controller_socket)) as client:
         yield client
 
 
