@@ -33,6 +33,7 @@ def main() -> NoReturn:
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"decnet-master {__version__}\n")
         sys.exit(0)
+    from decnet_core import logs  # noqa: F401, PLC0415 -- before anyone else: it leaves out what structlog can do without
     from decnet_core.program import run_program  # noqa: PLC0415 -- see above
     from decnet_master.app import PARTS  # noqa: PLC0415
 
