@@ -53,25 +53,9 @@ def _serve() -> int:
 
 
 def _status(*, as_json: bool) -> int:
-    import json  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-
-    from decnet_logship.backlog import backlog_bytes  # noqa: PLC0415
+    from decnet_core import logs  # noqa: PLC0415
     from decnet_logship.settings import LogshipSettings  # noqa: PLC0415
-    from decnet_logship.state import read  # noqa: PLC0415
+    from decnet_logship.status import print_status  # noqa: PLC0415
 
-    settings = LogshipSettings.load()
-    state = read(settings.state_file)
-    state["backlog_bytes"] = backlog_bytes(settings.event_log_path, state.get("acked", {}))
-    if as_json:
-        sys.stdout.write(json.dumps(state) + "\n")
-        return 0
-    connected = "connected" if state.get("connected") else "not connected"
-    sys.stdout.write(
-        f"master         {state.get('master')} ({connected})\n"
-        f"not yet there  {state['backlog_bytes']} bytes\n"
-        f"last word      {state.get('updated_at')}\n"
-    )
-    if state.get("last_error"):
-        sys.stdout.write(f"last error     {state['last_error']}\n")
-    return 0
+    logs.configure("logship", level="error")
+    return print_status(LogshipSettings.load(), as_json=as_json)

@@ -7,7 +7,6 @@ its error. Only the machine knows what was sent and acknowledged; writing to a s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 import time
 from typing import Protocol
@@ -20,11 +19,10 @@ from decnet_core.identity import MASTER, MASTER_HOST
 from decnet_core.peer import peer_of
 from decnet_core.shipping.control import ALPN
 from decnet_core.shipping.sender import Acked, Begin, Command, End, Limits, Send, Sender, Skipped, State
-from decnet_logship.tail import Hole, LogFile
+from decnet_logship.dialling import READ_BYTES, dial
+from decnet_logship.tail import Cut, Hole, LogFile, Replaced
 
 TICK_SECS = 0.5
-_READ_BYTES = 64 << 10
-_CLOSE_SECS = 2.0
 
 log = structlog.get_logger()
 
@@ -32,20 +30,32 @@ log = structlog.get_logger()
 class Source(Protocol):
     """Where a connection takes files from, and whom it tells how far it came."""
 
-    def next_file(self, after: str) -> LogFile | None:
-        """Open the file to ship after the one of that generation; None while there is none. The caller closes it."""
+    def next_file(self) -> LogFile | None:
+        """Return the file to ship, open; None while there is none."""
 
     def is_final(self, file: LogFile) -> bool:
         """Tell whether the file grows no more."""
 
-    def finish(self, file: LogFile, acked: int) -> None:
+    def finish(self, file: LogFile) -> None:
         """Take note that the master has all lines of a final file."""
 
-    def resumed(self, stream: str, offset: int) -> None:
-        """Take note of where a stream goes on."""
+    def replaced(self, file: LogFile) -> None:
+        """Take note that a file's bytes are other ones now."""
 
-    def acked(self, stream: str, offset: int) -> None:
+    def shortened(self, file: LogFile, offset: int) -> None:
+        """Take note that a file does not hold the offset at which the master wants it."""
+
+    def resumed(self, file: LogFile, offset: int) -> None:
+        """Take note of where a file's stream goes on."""
+
+    def sent(self) -> None:
+        """Take note that lines were sent."""
+
+    def acked(self, file: LogFile, offset: int) -> None:
         """Take note of what the master has."""
+
+    def cut(self) -> None:
+        """Count a line that was cut."""
 
     def skipped(self) -> None:
         """Count a line that could not be shipped."""
@@ -61,7 +71,7 @@ class Connection:
         self._writer = writer
         self._machine = Sender(limits)
         self._source = source
-        self._stream = ""
+        self._file: LogFile | None = None
         self._changed = asyncio.Event()  # the log grew, or an answer came
 
     @classmethod
@@ -75,20 +85,7 @@ class Connection:
             TrustError: who answers is not our master.
             RemoteProtocolError: it does not speak `decnet-log/1`.
         """
-        try:
-            async with asyncio.timeout(connect_secs):
-                reader, writer = await asyncio.open_connection(
-                    endpoint.host, endpoint.port, ssl=context, server_hostname=MASTER_HOST, limit=_READ_BYTES
-                )
-        except ssl.SSLError as cause:
-            why = getattr(cause, "verify_message", None) or cause.reason or "the handshake failed"
-            raise TrustError(
-                f"What answers at {endpoint} is not this worker's master: {why}",
-                "Correct the setting master; if the master's CA was made anew, join again.",
-            ) from cause
-        except (OSError, TimeoutError) as cause:
-            why = getattr(cause, "strerror", None) or "no answer in time"
-            raise Unavailable(f"Cannot reach the master at {endpoint}: {why}", "Start its listener.") from cause
+        reader, writer = await dial(endpoint, context, MASTER_HOST, connect_secs)
         connection = cls(reader, writer, limits, source)
         try:
             connection._check_peer(endpoint)
@@ -139,7 +136,7 @@ class Connection:
     async def _hear(self) -> None:
         while True:
             try:
-                data = await self._reader.read(_READ_BYTES)
+                data = await self._reader.read(READ_BYTES)
             except OSError as cause:  # also ssl.SSLError: the master's alert, for one that it refuses
                 why = getattr(cause, "reason", None) or cause.strerror or type(cause).__name__
                 raise Unavailable(f"The connection to the master broke: {why}", _ASK_MASTER) from cause
@@ -153,43 +150,73 @@ class Connection:
             self._execute(self._machine.tick(time.monotonic()))
 
     async def _feed(self) -> None:
+        source, machine = self._source, self._machine
         while True:
-            while (file := self._source.next_file(self._stream)) is None:
+            while (file := source.next_file()) is None:
                 await self._change()
-            with contextlib.closing(file):
-                self._stream = file.generation
-                self._execute(self._machine.hello(file.generation, time.monotonic()))
-                while self._machine.state is not State.SHIPPING:
-                    await self._change()
+            self._file = file
+            self._execute(machine.hello(file.generation, time.monotonic()))
+            while machine.state is not State.SHIPPING:
+                await self._change()
+            if not await self._placed(file, machine.sent):
+                source.shortened(file, machine.sent)
+                continue
+            source.resumed(file, machine.sent)
+            try:
                 await self._feed_file(file)
-                self._source.finish(file, self._machine.acked)
+            except Replaced:
+                while machine.acked < machine.sent:
+                    await self._change()
+                source.replaced(file)
+            else:
+                source.finish(file)
+
+    async def _placed(self, file: LogFile, offset: int) -> bool:
+        """Let the file stand at an offset; where lines must be counted for that, beside the loop."""
+        return await asyncio.to_thread(file.seek, offset) if file.label else file.seek(offset)
 
     async def _feed_file(self, file: LogFile) -> None:
         """Ship a file to its end: until it grows no more and all of it is acknowledged."""
         machine = self._machine
         while True:
             self._changed.clear()
-            final = self._source.is_final(
-                file
-            )  # asked before reading: what was written before the rotation is there now
-            if final and machine.sent > file.size_bytes():
-                return  # a power cut shortened it after the master had it
-            piece = file.read(machine.sent) if machine.room_bytes else None
-            if isinstance(piece, Hole):
-                self._execute(machine.skip(piece.length, time.monotonic()))
-            elif piece:
-                self._execute(machine.lines(piece, time.monotonic()))
-            elif final and machine.room_bytes and machine.acked == machine.sent:
-                return
-            else:
-                await self._changed.wait()
+            # asked before reading: what was written before the rotation is there now
+            final = self._source.is_final(file)
+            piece = file.read() if machine.room_bytes else None
+            now = time.monotonic()
+            match piece:
+                case bytes():
+                    self._execute(machine.lines(piece, now))
+                case Cut(line, rest):
+                    log.warning("line.cut", path=str(file.path), stream=file.generation, missing_bytes=rest)
+                    self._source.cut()
+                    self._execute(machine.lines(line, now))
+                    self._declare(rest)
+                case Hole(length):
+                    self._declare(length)
+                case None if final and machine.room_bytes and machine.acked == machine.sent:
+                    return
+                case None:
+                    await self._changed.wait()
+                    continue
+            self._source.sent()
             await self._drain()
+
+    def _declare(self, length: int) -> None:
+        """Declare the rest of a line that was cut; that it was cut is said already."""
+        commands = self._machine.skip(length, time.monotonic())
+        self._execute([command for command in commands if not isinstance(command, Skipped)])
 
     async def _drain(self) -> None:
         try:
             await self._writer.drain()
         except OSError as cause:
             raise Unavailable("The connection to the master broke", _ASK_MASTER) from cause
+
+    def _ack(self, offset: int) -> None:
+        if self._file is not None:
+            self._file.acked(offset)
+            self._source.acked(self._file, offset)
 
     async def _change(self) -> None:
         self._changed.clear()
@@ -200,12 +227,17 @@ class Connection:
             match command:
                 case Send(data):
                     self._writer.write(data)
-                case Begin(offset):
-                    self._source.resumed(self._stream, offset)
+                case Begin():
+                    pass  # `sent` says it too, and the feeder is woken
                 case Acked(offset):
-                    self._source.acked(self._stream, offset)
+                    self._ack(offset)
                 case Skipped(offset, length):
-                    log.warning("line.skipped", stream=self._stream, offset=offset, length=length)
+                    log.warning(
+                        "line.skipped",
+                        stream=self._file.generation if self._file else None,
+                        offset=offset,
+                        length=length,
+                    )
                     self._source.skipped()
                 case End(error):
                     raise error

@@ -1,4 +1,4 @@
-"""Keep one connection to the master, for ever, and know which file comes next.
+"""Keep one log shipped, for ever: one connection at a time, again and again.
 
 After a failure the pause is drawn evenly from zero to a bound that doubles from `FIRST_DELAY_SECS` to the configured
 longest (full jitter): a thousand workers whose master comes back do not come back at once. A connection that got
@@ -11,191 +11,198 @@ from __future__ import annotations
 
 import asyncio
 import random
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import structlog
 
-from decnet_core.endpoints import Endpoint
 from decnet_core.errors import DecnetError
-from decnet_core.identity import Role
-from decnet_core.pki.keystore import KeyStore
-from decnet_core.pki.tls import client_context
-from decnet_core.shipping.control import ALPN
-from decnet_core.shipping.sender import Limits
-from decnet_logship.connection import Connection
-from decnet_logship.settings import LogshipSettings
-from decnet_logship.state import State, acked_before
-from decnet_logship.tail import Foreign, LogFile, rotated_files
+from decnet_core.shipping.sender import Refused
+from decnet_logship.connection import Source
+from decnet_logship.rotation import Rotation
+from decnet_logship.state import LogState, StateWriter, timestamp
+from decnet_logship.tail import LogFile
 
 FIRST_DELAY_SECS = 0.2
-STATE_SECS = 1.0
 
 log = structlog.get_logger()
 
 
-class Shipper:
-    """Ships the log; `run` and `write_state` are its tasks."""
+class Link(Protocol):
+    """An open connection."""
 
-    def __init__(self, settings: LogshipSettings, endpoint: Endpoint) -> None:
-        self._settings = settings
-        self._endpoint = endpoint
-        self._path = settings.event_log_path
-        self._acked_before = acked_before(settings.state_file)
-        self._state = State(master=str(endpoint))
-        self._state_changed = asyncio.Event()
-        self._state_fault: int | None = None  # errno that was reported
-        self._finished: set[str] = set()
-        self._ignored: set[Path] = set()
-        self._connection: Connection | None = None
+    def close(self) -> None:
+        """Drop it."""
+
+    def wake(self) -> None:
+        """Say that the log may have changed."""
+
+    async def ship(self) -> None:
+        """Ship until the connection ends, and raise why."""
+
+
+Dial = Callable[[Source], Awaitable[Link]]
+"""Opens a connection that takes files from a source; raises a DecnetError when there is none to be had."""
+
+
+class Backoff:
+    """How long to wait before the next attempt, in seconds; `draw` is evenly distributed over [0, bound]."""
+
+    def __init__(self, longest_secs: float, draw: Callable[[float], float] | None = None) -> None:
+        self._longest_secs = longest_secs
+        self._draw = draw or (lambda bound: random.uniform(0, bound))  # noqa: S311 -- spreads load, hides nothing
+        self._bound_secs = FIRST_DELAY_SECS
+
+    def failed(self) -> float:
+        """Return the pause after a failure; the next one may be twice as long."""
+        pause_secs = self._draw(min(self._bound_secs, self._longest_secs))
+        self._bound_secs = min(self._bound_secs * 2, self._longest_secs)
+        return pause_secs
+
+    def progressed(self) -> None:
+        """Begin anew: something was acknowledged."""
+        self._bound_secs = FIRST_DELAY_SECS
+
+
+class Shipper:
+    """Ships one log; a `connection.Source`.
+
+    Args:
+        rotation: the log's files.
+        dial: opens connections.
+        writer: where the state goes; this shipper's part is appended to it.
+        acked_before: what was acknowledged before the daemon started, by stream.
+        longest_pause_secs: between two attempts.
+    """
+
+    def __init__(
+        self,
+        rotation: Rotation,
+        dial: Dial,
+        writer: StateWriter,
+        acked_before: dict[str, int],
+        longest_pause_secs: float,
+    ) -> None:
+        self._rotation = rotation
+        self._dial = dial
+        self._writer = writer
+        self._acked_before = acked_before
+        self._backoff = Backoff(longest_pause_secs)
+        self._state = LogState(str(rotation.path))
+        self._link: Link | None = None
         self._log_changed = asyncio.Event()
-        self._delay_secs = FIRST_DELAY_SECS
+        writer.state.logs.append(self._state)
+        writer.ask_before_writing(rotation.remember)
 
     def wake(self) -> None:
         """Say that the log may have changed."""
         self._log_changed.set()
-        if self._connection is not None:
-            self._connection.wake()
+        if self._link is not None:
+            self._link.wake()
 
     async def run(self) -> None:
         """Ship for ever."""
-        while True:
-            try:
-                await self._ship_once()
-            except DecnetError as error:
-                await asyncio.sleep(self._failed(error))
-
-    def _failed(self, error: DecnetError) -> float:
-        """Take note of why there is no connection; return how long to wait, in seconds."""
-        pause_secs = random.uniform(0, self._delay_secs)  # noqa: S311 -- spreads load, hides nothing
-        self._delay_secs = min(self._delay_secs * 2, self._settings.reconnect_max_secs)
-        self._state.connected = False
-        self._state.failures += 1
-        self._state.last_error = error.message
-        self._state_changed.set()
-        log.warning("connection.failed", reason=error.message, advice=error.advice, retry_in_secs=round(pause_secs, 2))
-        return pause_secs
-
-    async def write_state(self) -> None:
-        """Keep the hint file written, for ever."""
         try:
             while True:
-                self._state_changed.clear()
-                await asyncio.to_thread(self._write_state)
-                await asyncio.sleep(STATE_SECS)
-                await self._state_changed.wait()
+                try:
+                    await self._ship_once()
+                except DecnetError as error:
+                    await asyncio.sleep(self._failed(error))
         finally:
-            self._state.connected = False
-            self._write_state()
+            self._rotation.close()
 
     async def _ship_once(self) -> None:
         """Connect once there is a file to ship, and ship until the connection ends."""
-        while (first := self.next_file("")) is None:
-            self._log_changed.clear()
+        self._log_changed.clear()
+        while self.next_file() is None:
             await self._log_changed.wait()
-        first.close()
-        settings = self._settings
-        identity = KeyStore(settings.identities_directory).load(Role.LOGSHIP, datetime.now(UTC))
-        context = client_context(identity.files, identity.files.ca, (ALPN,))
-        limits = Limits(ack_secs=settings.ack_timeout_secs, window_bytes=settings.window_bytes)
-        connection = await Connection.open(self._endpoint, context, settings.connect_timeout_secs, limits, self)
-        self._connection = connection
+            self._log_changed.clear()
+        link = await self._dial(self)
+        self._link = link
         try:
-            await connection.ship()
+            await link.ship()
         finally:
-            self._connection = None
-            connection.close()
+            self._link = None
+            link.close()
 
-    def next_file(self, after: str) -> LogFile | None:
-        """Open the oldest file that the master is not known to have whole; the caller closes it.
+    def _failed(self, error: DecnetError) -> float:
+        """Take note of why there is no connection; return how long to wait, in seconds."""
+        pause_secs = self._backoff.failed()
+        state = self._state
+        state.connected, state.connected_since = False, ""
+        state.failures += 1
+        state.refused = error.reason if isinstance(error, Refused) else ""
+        state.last_error = error.message
+        self._writer.changed()
+        log.warning(
+            "connection.failed",
+            path=state.path,
+            reason=error.message,
+            advice=error.advice,
+            retry_in_secs=round(pause_secs, 2),
+        )
+        return pause_secs
 
-        Raises:
-            Foreign: the log itself is not ours.
-            Unavailable: it cannot be read.
-        """
-        while True:
-            rotated = rotated_files(self._path)
-            for path in rotated:
-                file = self._open_rotated(path)
-                if file is not None:
-                    if self._is_wanted(file, after):
-                        return file
-                    file.close()
-            file = LogFile.open(self._path)
-            if file is None:
-                return None
-            if rotated == rotated_files(self._path):  # else this one is younger than one just rotated
-                if self._is_wanted(file, after):
-                    return file
-                file.close()
-                return None
-            file.close()
+    def next_file(self) -> LogFile | None:
+        """Return the oldest file that the master is not known to have whole."""
+        file = self._rotation.next_file()
+        self._state.gaps, self._state.lost_bytes = self._rotation.gaps, self._rotation.lost_bytes
+        return file
 
     def is_final(self, file: LogFile) -> bool:
         """Tell whether the file grows no more."""
-        return file.is_final(self._path)
+        return self._rotation.is_final(file)
 
-    def finish(self, file: LogFile, acked: int) -> None:
-        """Take note that the master has all lines of a final file, and remove it."""
-        self._finished.add(file.generation)
-        log.info("stream.finished", stream=file.generation, size_bytes=file.size_bytes())
-        rotated = self._path.with_name(f"{self._path.name}.{file.generation}")
-        if file.size_bytes() > acked:
-            log.error("file.half_line", path=str(rotated), left_bytes=file.size_bytes() - acked)
-            return
-        if not file.is_at(rotated):
-            return
-        try:
-            rotated.unlink()
-        except OSError as cause:
-            log.warning("file.kept", path=str(rotated), reason=cause.strerror)
-            return
-        log.info("file.removed", path=str(rotated))
-        self._state.acked.pop(file.generation, None)
+    def finish(self, file: LogFile) -> None:
+        """Take note that the master has all lines of a final file."""
+        self._rotation.finish(file)
+        self._writer.state.acked.pop(file.generation, None)
+        self._writer.changed()
 
-    def resumed(self, stream: str, offset: int) -> None:
-        """Take note of where a stream goes on."""
-        log.info("stream.resumed", stream=stream, offset=offset)
-        before = max(self._acked_before.pop(stream, 0), self._state.acked.get(stream, 0))
+    def replaced(self, file: LogFile) -> None:
+        """Take note that a file's bytes are other ones now."""
+        self._rotation.replaced(file)
+
+    def shortened(self, file: LogFile, offset: int) -> None:
+        """Take note that a file does not hold the offset at which the master wants it."""
+        self._rotation.shortened(file, offset)
+
+    def resumed(self, file: LogFile, offset: int) -> None:
+        """Take note of where a file's stream goes on."""
+        stream, state, acked = file.generation, self._state, self._writer.state.acked
+        log.info("stream.resumed", path=str(file.path), stream=stream, offset=offset)
+        before = max(self._acked_before.pop(stream, 0), acked.get(stream, 0))
         if offset < before:
             log.error("stream.went_back", stream=stream, offset=offset, acked_before=before)
-        self._state.acked[stream] = offset
-        self._state.connected = True
-        self._state.connections += 1
-        self._state.last_error = ""
-        self._state_changed.set()
+        self._rotation.placed(file)
+        self._writer.state.note_acked(stream, offset)
+        state.generation, state.acked_offset = stream, offset
+        if not state.connected:
+            state.connections += 1
+            state.connected, state.connected_since = True, timestamp()
+        state.refused = state.last_error = ""
+        self._writer.changed()
 
-    def acked(self, stream: str, offset: int) -> None:
+    def sent(self) -> None:
+        """Take note that lines were sent."""
+        self._state.last_line_at = timestamp()
+
+    def acked(self, file: LogFile, offset: int) -> None:
         """Take note of what the master has."""
-        self._state.shipped_bytes += offset - self._state.acked[stream]
-        self._state.acked[stream] = offset
-        self._delay_secs = FIRST_DELAY_SECS
-        self._state_changed.set()
+        state = self._state
+        state.shipped_bytes += offset - state.acked_offset
+        state.acked_offset = offset
+        state.last_ack_at = timestamp()
+        self._writer.state.note_acked(file.generation, offset)
+        self._backoff.progressed()
+        self._writer.changed()
+
+    def cut(self) -> None:
+        """Count a line that was cut."""
+        self._state.cut_lines += 1
+        self._writer.changed()
 
     def skipped(self) -> None:
         """Count a line that could not be shipped."""
         self._state.skipped_lines += 1
-        self._state_changed.set()
-
-    def _write_state(self) -> None:
-        self._state.updated_at = datetime.now(UTC).isoformat(timespec="seconds")
-        try:
-            self._state.write(self._settings.state_file)
-            self._state_fault = None
-        except OSError as cause:
-            if self._state_fault != cause.errno:
-                log.warning("state.unwritable", path=str(self._settings.state_file), reason=cause.strerror)
-            self._state_fault = cause.errno
-
-    def _open_rotated(self, path: Path) -> LogFile | None:
-        if path in self._ignored:
-            return None
-        try:
-            return LogFile.open(path)
-        except Foreign as error:
-            self._ignored.add(path)
-            log.warning("file.ignored", path=str(path), reason=error.message)
-            return None
-
-    def _is_wanted(self, file: LogFile, after: str) -> bool:
-        return file.generation != after and file.generation not in self._finished
+        self._writer.changed()

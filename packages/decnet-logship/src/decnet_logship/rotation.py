@@ -1,0 +1,429 @@
+"""Which files of one log are there, which generation each is, and which is to be shipped next.
+
+    <path>                       the one that is written
+    <path>.*, <path>-*           what it was rotated to, by rename or by copying and truncating
+
+A file is a generation that is known (`generations`), by place and bytes; or, moved or copied, by its bytes; or, of our
+own event log, by the generation in its first line. What is at the path and is none of these begins a generation, and
+so does what was rotated while nobody looked: files younger than the last known generation that is no longer at the
+path. Older ones were there before the log was followed and are left alone, and so is any second copy.
+
+Our own event log is `events.log`; the agent rotates it by rename to `events.log.<generation>`, writes a generation into
+each first line, and never writes a rotated file again. Once the master has such a file it is removed here. Nothing else
+is ever removed or written by this program.
+
+Rotation by rename: the open file is drained. It is final once another one stands at the path; of a log that others
+write, only when it was not written for `LINGER_SECS`, because a daemon writes on until it is told to reopen.
+Rotation by copy and truncation: a read finds the file `Replaced`; what the master lacks of it is read from the copy.
+
+What cannot be had is said: a generation that is gone before the master had it is `file.lost`, compressed files are not
+read, and a copy made before the last lines were written loses them, which is that way of rotating.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections import deque
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from decnet_core.errors import RemoteProtocolError, Unavailable
+from decnet_core.events import EventType
+from decnet_core.shipping.control import MAX_LINE_BYTES, is_stream
+from decnet_core.syslog.rfc5424 import decode
+from decnet_logship.generations import TELLING_BYTES, Generation, Register, boot_id
+from decnet_logship.tail import Foreign, LogFile, Replaced
+
+LINGER_SECS = 5.0
+_TRIES = 3  # a rotation while we look; the next wake-up looks again
+MAX_FILES = 4096
+"""Looked at beside one log; the youngest."""
+
+_HEADER_BYTES = 4096
+"""A `log.opened` line is about 300 bytes; one whose fields an operator chose may be longer."""
+
+_COMPRESSED = frozenset({".gz", ".xz", ".bz2", ".zst", ".lz4", ".Z"})
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Found:
+    """A file that was looked at."""
+
+    path: Path
+    is_live: bool
+    stat: os.stat_result
+    same: str = ""  # the known generation that it is, by place and bytes
+    copy_of: tuple[str, ...] = ()  # those whose bytes it holds
+    cut_copy_of: tuple[str, ...] = ()  # those that it may be the shorter beginning of
+    header: str = ""  # the generation in its first line, of our own event log
+    grew: bool = False  # it is finished, and has grown since
+    stream: str = ""  # what it was found to be
+
+
+class Rotation:
+    """The files of one log.
+
+    Args:
+        path: the log.
+        register: remembers generations over restarts.
+        label: stands before each line of a file that others write; None for our own event log.
+        max_line_bytes: longer lines are cut.
+
+    Attributes:
+        path: as given.
+        gaps, lost_bytes: generations that were gone before the master had them, and how much of them at least.
+    """
+
+    def __init__(
+        self, path: Path, register: Register, label: bytes | None = None, max_line_bytes: int = MAX_LINE_BYTES
+    ) -> None:
+        self._register = register
+        self._label = label
+        self._max_line_bytes = max_line_bytes
+        self._file: LogFile | None = None
+        self._is_placed = False  # the master said where the file goes on
+        self._queue: deque[_Found] = deque()
+        self._moved: set[str] = set()  # streams that are not at the path any more, although their inode is
+        self._done: set[str] = set()  # streams of our own log that are finished, or were cut
+        self._ignored: set[Path] = set()
+        self.path = path
+        self.gaps = 0
+        self.lost_bytes = 0
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is the event log that the agent writes."""
+        return self._label is None
+
+    @property
+    def file(self) -> LogFile | None:
+        """The file that is being shipped."""
+        return self._file
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+        self._is_placed = False
+
+    def next_file(self) -> LogFile | None:
+        """Return the oldest file that the master is not known to have whole; None while there is none.
+
+        It stays open in here, through any number of connections, until `finish`, `replaced` or `shortened`: what was
+        rotated and compressed or removed meanwhile is still shipped.
+
+        Raises:
+            Foreign: what stands at the path is no regular file, or is no event log of ours.
+            Unavailable: a file cannot be read, or its generation cannot be remembered.
+        """
+        for _ in range(_TRIES):
+            if self._file is not None:
+                break
+            if not self._queue:
+                self._queue.extend(self._to_ship())
+            if self._queue:
+                self._file = self._opened(self._queue.popleft())
+        return self._file
+
+    def is_final(self, file: LogFile) -> bool:
+        """Tell whether the file grows no more; from then on a half line at its end counts."""
+        if file.is_at(self.path) or not self.path.exists():
+            return False
+        age_secs = time.time() - file.stat().st_mtime
+        if not self.is_ours and 0 <= age_secs < LINGER_SECS:
+            return False
+        file.end_stream()
+        return True
+
+    def placed(self, file: LogFile) -> None:
+        """Take note that the master said where the file goes on, and that the file has that place."""
+        self._is_placed = True
+        self._moved.discard(file.generation)
+        self.remember()
+
+    def remember(self) -> None:
+        """Take note of how far the file is acknowledged; `Register.write` makes it durable."""
+        file = self._file
+        if file is None or not self._is_placed:
+            return
+        with suppress(OSError, Replaced):
+            file.prove()
+            seen = Generation.of(file)
+            file.prove()  # it was not truncated while it was looked at
+            self._register.put(self.path, seen)
+
+    def finish(self, file: LogFile) -> None:
+        """Take note that the master has all lines of a final file; one that the agent rotated is removed."""
+        size_bytes = file.stat().st_size
+        log.info("stream.finished", stream=file.generation, size_bytes=size_bytes)
+        self._done.add(file.generation)
+        self._register.put(self.path, Generation.of(file, finished=True))
+        rotated = self.path.with_name(f"{self.path.name}.{file.generation}")
+        if self.is_ours and file.is_at(rotated):
+            try:
+                rotated.unlink()
+            except OSError as cause:
+                log.warning("file.kept", path=str(rotated), reason=cause.strerror)
+            else:
+                log.info("file.removed", path=str(rotated))
+                self._register.drop(self.path, file.generation)
+        self.close()
+
+    def replaced(self, file: LogFile) -> None:
+        """Take note that the file's bytes are other ones now; what the master lacks is looked for in a copy."""
+        log.warning("file.truncated", path=str(file.path), stream=file.generation, acked_bytes=file.acked_bytes)
+        self._moved.add(file.generation)
+        self._queue.clear()
+        self.close()
+
+    def shortened(self, file: LogFile, offset: int) -> None:
+        """Take note that a file does not hold the offset at which the master says that it goes on.
+
+        A rotated file of which a power cut took the end, or a copy without the last lines, is finished. A file that was
+        cut while this machine ran goes on under another name, and a copy of it is looked for. Our own event log after a
+        power cut is left until the agent, which begins another file after each boot, has rotated it.
+
+        Raises:
+            RemoteProtocolError: it is to be tried again later.
+        """
+        known = self._register.find(self.path, file.generation)
+        if self.is_final(file) or not file.is_at(self.path):
+            self.finish(file)
+        elif self.is_ours and (known is None or known.boot_id != boot_id()):
+            self.close()
+            raise RemoteProtocolError(
+                f"The event log's file {file.generation} was cut below what the master has ({offset} bytes)",
+                "Nothing but the agent may write it; start the agent, which then begins a new file.",
+            )
+        else:
+            self.replaced(file)
+
+    def waiting(self) -> list[tuple[Path, int]]:
+        """List the files that the master is not known to have whole, each with how many bytes it is known to have.
+
+        Raises:
+            Foreign, Unavailable: as `next_file`.
+        """
+        acked = {one.stream: one.acked_bytes for one in self._register.of(self.path)}
+        return [(found.path, acked.get(found.stream, 0)) for found in self._survey() if self._is_wanted(found)]
+
+    def _opened(self, found: _Found) -> LogFile | None:
+        file = LogFile.open(found.path, self._max_line_bytes)
+        if file is None or (file.stat().st_dev, file.stat().st_ino) != (found.stat.st_dev, found.stat.st_ino):
+            if file is not None:
+                file.close()
+            self._queue.clear()  # rotated meanwhile: look again
+            return None
+        known = self._register.find(self.path, found.stream)
+        file.generation = found.stream
+        file.label = (self._label or b"") if known is None else known.label.encode("ascii")
+        file.acked_bytes = 0 if known is None else known.acked_bytes
+        try:
+            if known is None and found.stream != found.header:
+                self._register.put(self.path, Generation.of(file))
+                self._register.write()
+        except OSError as cause:
+            file.close()
+            self._register.drop(self.path, found.stream)
+            raise Unavailable(
+                f"Cannot remember the generations of {self.path}: {cause.strerror}",
+                "Let the user who runs logship write the data-directory.",
+            ) from cause
+        return file
+
+    def _to_ship(self) -> list[_Found]:
+        """Find the files to ship, oldest first, and say what is gone."""
+        files = self._survey()
+        self._account(files)
+        for found in files:
+            if not found.stream and not found.is_live and found.path not in self._ignored:
+                self._ignored.add(found.path)
+                log.info("file.ignored", path=str(found.path), reason="a copy, older than what is followed, or no log")
+        return [found for found in files if self._is_wanted(found)]
+
+    def _survey(self) -> list[_Found]:
+        """Look at all files, oldest first, and name those that are generations."""
+        known = {one.stream: one for one in self._register.of(self.path)}
+        files = [found for path in [*self._beside(), self.path] if (found := self._look(path, known)) is not None]
+        names = _Names(known, self._done, self._moved)
+        for found in files:
+            names.by_place(found)
+        for found in files:
+            names.by_content(found)
+        self._name_strangers(files, next(reversed(known.values()), None))
+        return files
+
+    def _is_wanted(self, found: _Found) -> bool:
+        known = self._register.find(self.path, found.stream)
+        is_done = found.stream in self._done or (known is not None and known.finished)
+        return bool(found.stream) and (found.grew or not is_done)
+
+    def _name_strangers(self, files: list[_Found], youngest: Generation | None) -> None:
+        """Give a generation to the file at the path, and to what was rotated while nobody looked.
+
+        Raises:
+            Foreign: the file at the path is no event log of ours.
+        """
+        live = next((found for found in files if found.is_live), None)
+        agent_rotates = self.is_ours and live is not None and live.header != ""
+        if youngest is not None and not agent_rotates and (live is None or live.stream != youngest.stream):
+            bound = {found.stream: found for found in files if found.stream}
+            at = bound.get(youngest.stream)
+            since_ns = youngest.mtime_ns if at is None else at.stat.st_mtime_ns
+            for found in files:
+                is_younger = found.stat.st_mtime_ns > since_ns and not found.is_live
+                if is_younger and not found.stream and not any(_is_copy(found, one) for one in bound.values()):
+                    found.stream = secrets.token_hex(16)
+        if live is not None and not live.stream and live.stat.st_size:
+            if self.is_ours and not live.header and youngest is None and not any(found.header for found in files):
+                raise Foreign(
+                    f"{self.path} is no event log of ours: its first line holds no generation",
+                    "Restart the agent, which moves it aside and begins a new file.",
+                )
+            live.stream = secrets.token_hex(16)
+
+    def _account(self, files: list[_Found]) -> None:
+        """Say what is gone, and forget what is finished and gone."""
+        there = {found.stream for found in files}
+        known = self._register.of(self.path)
+        for one in known:
+            is_youngest = one is known[-1]  # its time still tells what is younger
+            if one.stream in there or (one.finished and is_youngest):
+                continue
+            lost_bytes = 0 if one.finished else one.size_bytes - one.acked_bytes
+            if lost_bytes > 0:
+                self.lost_bytes += lost_bytes
+                self.gaps += 1
+                log.error("file.lost", path=str(self.path), stream=one.stream, at_least_bytes=lost_bytes)
+            if is_youngest:
+                self._register.put(self.path, replace(one, finished=True))
+            else:
+                self._register.drop(self.path, one.stream)
+
+    def _beside(self) -> list[Path]:
+        """List the files beside the log that may be of it, oldest first."""
+        name = self.path.name
+        try:
+            with os.scandir(self.path.parent) as entries:
+                found = [
+                    (entry.stat(follow_symlinks=False).st_mtime_ns, entry.name)
+                    for entry in entries
+                    if entry.name.startswith((f"{name}.", f"{name}-"))
+                    and Path(entry.name).suffix not in _COMPRESSED
+                    and entry.is_file(follow_symlinks=False)
+                ]
+        except FileNotFoundError:
+            return []
+        except OSError as cause:
+            raise Unavailable(
+                f"Cannot read {self.path.parent}: {cause.strerror}", "Let the user who runs logship read it."
+            ) from cause
+        return [self.path.with_name(beside) for _, beside in sorted(found)[-MAX_FILES:]]
+
+    def _look(self, path: Path, known: dict[str, Generation]) -> _Found | None:
+        """Look at one file; None when it is not there, or is not to be named yet."""
+        is_live = path == self.path
+        try:
+            file = LogFile.open(path, self._max_line_bytes)
+        except (Foreign, Unavailable):
+            if is_live:
+                raise
+            return None
+        if file is None:
+            return None
+        with closing(file):
+            found = _Found(path, is_live, file.stat())
+            moved = self._moved if is_live else ()
+            for stream, one in known.items():
+                if not found.same and stream not in moved and one.is_file(file):
+                    found.same = stream
+                    found.grew = one.finished and not self.is_ours and _grew(file, one)
+            found.copy_of = tuple(stream for stream, one in known.items() if one.is_copied_to(file))
+            found.cut_copy_of = tuple(stream for stream, one in known.items() if one.is_cut_copy(file))
+            if self.is_ours:
+                line = os.pread(file.descriptor, _HEADER_BYTES, 0).partition(b"\n")
+                if is_live and not line[1] and len(line[0]) < _HEADER_BYTES:
+                    return None  # its first line is not whole yet
+                found.header = _generation(line[0]) if line[1] else ""
+            return found
+
+
+class _Names:
+    """Gives files their generations; no two get the same."""
+
+    def __init__(self, known: dict[str, Generation], done: set[str], moved: set[str]) -> None:
+        self._known = known
+        self._done = done
+        self._moved = moved
+        self._taken: set[str] = set()
+
+    def by_place(self, found: _Found) -> None:
+        """Name what lies where it lay, with the bytes that it had."""
+        self._take(found, found.same)
+
+    def by_content(self, found: _Found) -> None:
+        """Name what was moved or copied, and what says itself which generation it is."""
+        if found.stream:
+            return
+        if not found.is_live:
+            for stream in found.copy_of:
+                self._take(found, stream)
+            for stream in found.cut_copy_of:
+                if not self._known[stream].finished:
+                    self._take(found, stream)
+        if found.header and not self._was_cut(found):
+            self._take(found, found.header)
+
+    def _was_cut(self, found: _Found) -> bool:
+        """Tell whether a file of our own event log was cut while this machine ran, so that its name is used up."""
+        if found.is_live and found.header in self._done | self._moved:
+            return True
+        known = self._known.get(found.header)
+        return known is not None and known.boot_id == boot_id() and found.header not in found.copy_of
+
+    def _take(self, found: _Found, stream: str) -> None:
+        if stream and not found.stream and stream not in self._taken:
+            found.stream = stream
+            self._taken.add(stream)
+
+
+def _is_copy(found: _Found, of: _Found) -> bool:
+    """Tell whether two files begin alike, and hold the same where the shorter one ends."""
+    size_bytes = min(found.stat.st_size, of.stat.st_size)
+    try:
+        one, other = LogFile.open(found.path), LogFile.open(of.path)
+        if one is None or other is None:
+            return False
+        with closing(one), closing(other):
+            begins = min(len(one.head), len(other.head))
+            return (
+                begins >= TELLING_BYTES
+                and one.head[:begins] == other.head[:begins]
+                and one.digest_before(size_bytes) == other.digest_before(size_bytes)
+            )
+    except (Foreign, Unavailable):
+        return False
+
+
+def _grew(file: LogFile, known: Generation) -> bool:
+    """Tell whether lines were added to a file that ended with a whole one."""
+    size_bytes = known.size_bytes
+    return file.stat().st_size > size_bytes > 0 and os.pread(file.descriptor, 1, size_bytes - 1) == b"\n"
+
+
+def _generation(line: bytes) -> str:
+    """Read the generation that the first line of a file of our own event log holds; empty when it holds none."""
+    try:
+        message = decode(line)
+    except RemoteProtocolError:
+        return ""
+    generation = message.params.get("generation", "")
+    return generation if message.msgid == EventType.LOG_OPENED and is_stream(generation) else ""

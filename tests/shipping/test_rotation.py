@@ -1,0 +1,455 @@
+"""Which file is which, over rotations of every kind: what is shipped is each line once, whatever happened to the files.
+
+`Reader` is the simplest sender and receiver there can be: it takes every file that `Rotation` offers, to its end, and
+remembers by stream how far it came, as a master does.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from decnet_core.errors import RemoteProtocolError, Unavailable
+from decnet_logship.generations import Register
+from decnet_logship.rotation import LINGER_SECS, Rotation
+from decnet_logship.tail import UNENDED, Cut, Foreign, Replaced
+from tests.shipping.place import Log
+
+LABEL = b"<134>1 - w1 their.log - - - "
+
+
+class Reader:
+    """Reads all there is; `restart` is a new process with what was remembered."""
+
+    def __init__(self, path: Path, *, ours: bool = False) -> None:
+        self.path = path
+        self.ours = ours
+        self.master: dict[str, list[bytes]] = {}
+        self.ends: dict[str, int] = {}
+        self.state = path.parent / "state" / "files.json"
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew, as after kill -9 just behind a write of the state."""
+        self.register = Register(self.state)
+        self.rotation = Rotation(self.path, self.register, None if self.ours else LABEL, 8192)
+
+    def read(self) -> None:
+        """Read until nothing is left."""
+        for _ in range(100):
+            file = self.rotation.next_file()
+            if file is None:
+                break
+            offset = self.ends.get(file.generation, 0)
+            if not file.seek(offset):
+                self.rotation.shortened(file, offset)
+                continue
+            self.rotation.placed(file)
+            try:
+                final = self.rotation.is_final(file)
+                while (piece := file.read()) is not None:
+                    assert isinstance(piece, bytes | Cut)
+                    self.master.setdefault(file.generation, []).extend(text_of(piece).split(b"\n")[:-1])
+                    self.ends[file.generation] = file.offset
+                    file.acked(file.offset)
+            except Replaced:
+                self.rotation.replaced(file)
+            else:
+                self.rotation.remember()
+                if not final:
+                    break
+                self.rotation.finish(file)
+        self.register.write()
+
+    @property
+    def lines(self) -> list[bytes]:
+        """Everything that the master has, without labels, in the order of its streams."""
+        prefix = b"" if self.ours else LABEL
+        assert all(line.startswith(prefix) for lines in self.master.values() for line in lines)
+        return [line.removeprefix(prefix) for lines in self.master.values() for line in lines]
+
+
+def text_of(piece: bytes | Cut) -> bytes:
+    return piece.line if isinstance(piece, Cut) else piece
+
+
+class Their:
+    """A log as other programs write it, with the ways in which it is rotated."""
+
+    def __init__(self, path: Path, beginning: bytes = b"") -> None:
+        self.path = path
+        self.beginning = beginning
+        self.written: list[bytes] = []
+        self.count = 0
+        self.now = time.time() - 10_000
+        self.write(3)
+
+    def write(self, count: int, padding: int = 60) -> None:
+        """Append numbered lines; a file that is new begins with the same words as all before it."""
+        lines = [b"line %d %s" % (self.count + number, b"x" * padding) for number in range(count)]
+        if self.beginning and not (self.path.exists() and self.path.stat().st_size):
+            lines.insert(0, self.beginning)
+        with self.path.open("ab") as file:
+            file.write(b"".join(line + b"\n" for line in lines))
+        self.count += count
+        self.written += lines
+        self.later()
+
+    def later(self) -> None:
+        """Let so much time pass that a rotated file counts as final."""
+        self.now += 2 * LINGER_SECS
+        os.utime(self.path, (self.now, self.now))
+
+    def shift(self) -> None:
+        """Move .2 to .3 and .1 to .2, and so on, as logrotate does."""
+        for number in range(9, 0, -1):
+            old = self.path.with_name(f"{self.path.name}.{number}")
+            if old.exists():
+                old.rename(self.path.with_name(f"{self.path.name}.{number + 1}"))
+
+    def rotate_by_rename(self) -> None:
+        self.shift()
+        self.path.rename(self.path.with_name(f"{self.path.name}.1"))
+        self.write(1)
+
+    def rotate_by_copy(self) -> None:
+        self.shift()
+        copy = self.path.with_name(f"{self.path.name}.1")
+        shutil.copyfile(self.path, copy)
+        self.now += 1
+        os.utime(copy, (self.now, self.now))
+        os.truncate(self.path, 0)
+
+
+@pytest.fixture
+def their(tmp_path: Path) -> Their:
+    return Their(tmp_path / "their.log")
+
+
+ROTATIONS = [Their.rotate_by_rename, Their.rotate_by_copy]
+rotations = pytest.mark.parametrize("rotate", ROTATIONS)
+
+
+@rotations
+def test_what_was_written_before_a_rotation_is_read_after_it(their: Their, rotate: Callable[[Their], None]) -> None:
+    reader = Reader(their.path)
+    reader.read()
+    assert reader.lines == their.written
+    their.write(5)
+    rotate(their)
+    reader.read()
+    their.write(2)
+    reader.read()
+    assert reader.lines == their.written
+    assert len(reader.master) == 2
+    assert reader.rotation.lost_bytes == 0
+
+
+@rotations
+@pytest.mark.parametrize("same_beginning", [b"", b"a banner that every file begins with " * 60])
+def test_several_rotations_while_nobody_read(
+    tmp_path: Path, rotate: Callable[[Their], None], same_beginning: bytes
+) -> None:
+    their = Their(tmp_path / "their.log", same_beginning)
+    reader = Reader(their.path)
+    reader.read()
+    for _ in range(4):
+        their.write(3)
+        rotate(their)
+        their.write(2)
+    reader.restart()
+    reader.read()
+    assert [line for line in reader.lines if line[:6] != b"a bann"] == [
+        line for line in their.written if line[:6] != b"a bann"
+    ]
+    assert len(reader.master) == 5
+    reader.restart()
+    reader.read()
+    assert len(reader.lines) == len(their.written), "a restart sends nothing twice"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(steps=st.lists(st.sampled_from(["write", "rename", "copy", "read", "restart"]), max_size=25))
+def test_any_order_of_rotations_reads_and_restarts(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
+    their = Their(tmp_path_factory.mktemp("any") / "their.log")
+    reader = Reader(their.path)
+    reader.read()
+    for step in [*steps, "read"]:
+        match step:
+            case "write":
+                their.write(2)
+            case "rename":
+                their.rotate_by_rename()
+            case "copy":
+                their.rotate_by_copy()
+                their.write(1)
+            case "read":
+                reader.read()
+            case "restart":
+                reader.restart()
+    assert reader.lines == their.written
+    assert reader.rotation.lost_bytes == 0
+
+
+def test_a_stale_place_on_a_reused_inode_is_not_believed(their: Their) -> None:
+    reader = Reader(their.path)
+    reader.read()
+    inode = their.path.stat().st_ino
+    content = b"".join(b"another log, line %d\n" % number for number in range(50))
+    their.path.write_bytes(content)  # the same inode, longer than before
+    assert their.path.stat().st_ino == inode
+    reader.restart()
+    reader.read()
+    assert reader.lines == their.written + content.split(b"\n")[:-1]
+
+
+@pytest.mark.parametrize("size", [10, 63])
+def test_a_short_beginning_proves_nothing_once_something_happened(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "their.log"
+    path.write_bytes(b"x" * (size - 1) + b"\n")
+    reader = Reader(path)
+    reader.read()
+    reader.restart()
+    reader.read()
+    assert len(reader.lines) == 1, "nothing happened to it: the same file"
+    path.write_bytes(b"x" * (size - 1) + b"\n")  # the same words again, in the same inode
+    os.utime(path, (1, 1))
+    reader.restart()
+    reader.read()
+    assert len(reader.lines) == 2
+
+
+def test_a_file_that_was_truncated_without_a_copy_is_said_to_be_lost(their: Their) -> None:
+    reader = Reader(their.path)
+    reader.read()
+    had = len(reader.lines)
+    their.write(5)
+    reader.rotation.next_file()
+    reader.register.write()
+    lost = their.path.stat().st_size
+    os.truncate(their.path, 0)
+    their.write(1)
+    reader.read()
+    assert reader.lines[had:] == their.written[-1:]
+    assert lost > reader.rotation.lost_bytes >= 0
+
+
+def test_a_rotated_file_that_was_compressed_is_read_from_the_open_descriptor(their: Their) -> None:
+    reader = Reader(their.path)
+    reader.read()
+    their.write(4)
+    their.rotate_by_rename()
+    rotated = their.path.with_name("their.log.1")
+    rotated.with_suffix(".1.gz").write_bytes(b"\x1f\x8b")
+    rotated.unlink()
+    reader.read()
+    assert reader.lines == their.written
+
+
+def test_a_rotated_file_that_is_gone_before_a_restart_is_said_to_be_lost(their: Their) -> None:
+    reader = Reader(their.path)
+    reader.read()
+    their.write(4)
+    reader.rotation.remember()
+    reader.register.write()
+    their.rotate_by_rename()
+    their.path.with_name("their.log.1").unlink()
+    reader.restart()
+    reader.read()
+    assert (reader.rotation.gaps, reader.rotation.lost_bytes) == (1, 4 * 68)
+    assert reader.lines[-1] == their.written[-1]
+
+
+def test_older_files_and_copies_beside_the_log_are_left_alone(their: Their) -> None:
+    old = their.path.with_name("their.log.7")
+    old.write_bytes(b"from before it was followed, and long enough to be told from others by its beginning\n" * 3)
+    os.utime(old, (1, 1))
+    reader = Reader(their.path)
+    reader.read()
+    shutil.copyfile(their.path, their.path.with_name("their.log.bak"))
+    their.write(1)
+    their.rotate_by_rename()
+    reader.read()
+    reader.restart()
+    reader.read()
+    assert reader.lines == their.written
+
+
+def test_a_writer_that_has_not_reopened_yet_is_waited_for(their: Their) -> None:
+    reader = Reader(their.path)
+    reader.read()
+    with their.path.open("ab") as held:
+        their.rotate_by_rename()
+        held.write(b"late line, half of it now")
+        held.flush()
+        reader.read()
+        assert len(reader.master) == 1, "the rotated file was written just now"
+        held.write(b" and half later\n")
+    rotated = their.path.with_name("their.log.1")
+    os.utime(rotated, (time.time() - LINGER_SECS - 1,) * 2)
+    reader.read()
+    (first, second) = reader.master.values()
+    assert first[-1] == LABEL + b"late line, half of it now and half later"
+    assert second == [LABEL + their.written[-1]]
+
+
+def test_a_half_line_at_the_end_of_a_rotated_file_is_sent_with_a_mark(their: Their) -> None:
+    reader = Reader(their.path)
+    reader.read()
+    with their.path.open("ab") as file:
+        file.write(b"no end")
+    their.later()
+    their.rotate_by_rename()
+    reader.read()
+    assert reader.lines == [*their.written[:-1], b"no end" + UNENDED, their.written[-1]]
+    reader.restart()
+    reader.read()
+    assert len(reader.lines) == len(their.written) + 1
+
+
+def test_a_long_line_is_cut_and_binary_junk_is_kept(their: Their) -> None:
+    junk = bytes(range(10)) + bytes(range(11, 256))
+    with their.path.open("ab") as file:
+        file.write(junk + b"\n" + b"y" * 20_000 + b"\n\n")
+    their.later()
+    reader = Reader(their.path)
+    reader.read()
+    mark = b" [cut: 20000 bytes]"
+    assert reader.lines == [*their.written, junk, b"y" * (8192 - len(mark)) + mark, b""]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[" * 99_999, b"[]", b'{"%s": [1, {}, {"stream": 1}]}', b'{"%s": 3}'])
+def test_a_torn_register_repeats_rather_than_loses(their: Their, damage: bytes) -> None:
+    reader = Reader(their.path)
+    reader.read()
+    reader.state.write_bytes(damage.replace(b"%s", str(their.path).encode()))
+    their.write(2)
+    reader.restart()
+    reader.read()
+    assert list(reader.master.values())[-1] == [LABEL + line for line in their.written]
+
+
+def test_a_generation_is_remembered_before_the_master_hears_of_it(their: Their) -> None:
+    reader = Reader(their.path)
+    file = reader.rotation.next_file()
+    assert file is not None
+    assert [one.stream for one in Register(reader.state).of(their.path)] == [file.generation]
+    reader.state.unlink()
+    reader.state.mkdir()  # cannot be written
+    other = Rotation(their.path, Register(reader.state), LABEL)
+    with pytest.raises(Unavailable):
+        other.next_file()
+
+
+def test_our_own_log_needs_no_memory(tmp_path: Path) -> None:
+    log = Log(tmp_path / "events.log")
+    reader = Reader(log.path, ours=True)
+    for number in range(3):
+        log.write(b"file %d" % number)
+        log.begin()
+        reader.state.unlink(missing_ok=True)
+        reader.restart()
+        reader.read()
+    assert reader.master == log.written
+    assert [path.name for path in sorted(tmp_path.glob("events.log*"))] == ["events.log"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_our_own_log_survives_a_rotation_by_copy(tmp_path: Path, restarted: bool) -> None:
+    log = Log(tmp_path / "events.log")
+    reader = Reader(log.path, ours=True)
+    log.write(b"read")
+    reader.read()
+    log.write(b"read from the copy")
+    shutil.copyfile(log.path, tmp_path / "events.log.1")
+    os.truncate(log.path, 0)
+    log.append(b"without a first line\n" + b"the agent knows nothing of it\n" * 3)
+    if restarted:
+        reader.restart()
+    reader.read()
+    log.append(b"more\n")
+    reader.read()
+    first, second = reader.master.values()
+    assert first == log.written[log.generation]
+    assert second == [b"without a first line", *[b"the agent knows nothing of it"] * 3, b"more"]
+    log.path.rename(tmp_path / "events.log.foreign-0123")  # what the agent does with it at its next start
+    log.generation = ""
+    log.begin()
+    reader.restart()
+    reader.read()
+    assert list(reader.master.values())[2:] == [log.written[log.generation]]
+
+
+def test_our_own_log_after_a_power_cut_waits_for_the_agent(tmp_path: Path) -> None:
+    log = Log(tmp_path / "events.log")
+    log.write(b"one", b"two")
+    reader = Reader(log.path, ours=True)
+    reader.read()
+    reader.state.unlink()
+    log.cut(log.path.stat().st_size - 4)
+    reader.restart()
+    with pytest.raises(RemoteProtocolError, match="was cut"):
+        reader.read()
+    log.begin()
+    log.write(b"after the boot")
+    reader.read()
+    assert reader.master == {**log.written}
+    assert not (tmp_path / f"events.log.{next(iter(log.written))}").exists()
+
+
+def test_the_register_may_be_of_another_boot(their: Their) -> None:
+    """A power cut takes the end of somebody else's log after the master had it: what is there now is sent again."""
+    reader = Reader(their.path)
+    reader.read()
+    reader.state.write_bytes(reader.state.read_bytes().replace(b'"boot_id": "', b'"boot_id": "0'))
+    os.truncate(their.path, their.path.stat().st_size - 68)
+    reader.restart()
+    reader.read()
+    assert list(reader.master.values())[-1] == [LABEL + line for line in their.written[:-1]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\n",
+        b"Nov 23 12:00:00 host sshd[1]: no header\n",
+        b"<166>1 - w1 decnet - log.opened - no generation\n",
+        b'<166>1 - w1 ssh - login.failed [relay@55555 generation="' + b"0" * 32 + b'"]\n',
+        b"x" * 5000,
+    ],
+)
+def test_a_file_of_another_kind_is_not_our_event_log(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "events.log"
+    path.write_bytes(content)
+    with pytest.raises(Foreign):
+        Reader(path, ours=True).read()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"<166>1 half a header"])
+def test_a_first_line_that_is_not_there_yet_is_waited_for(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "events.log"
+    if content is not None:
+        path.write_bytes(content)
+    reader = Reader(path, ours=True)
+    reader.read()
+    assert reader.lines == []
+
+
+def test_rotated_files_of_ours_are_shipped_oldest_first_and_strangers_never(tmp_path: Path) -> None:
+    log = Log(tmp_path / "events.log")
+    order = []
+    for number in range(6):
+        order.append(log.generation)
+        os.utime(log.path, ns=(0, 1_000 - number if number < 3 else 2_000 + number))
+        log.begin()
+    (tmp_path / f"events.log.{'0' * 32}").write_bytes(b"not ours\n")
+    (tmp_path / "events.log.1").touch()
+    reader = Reader(log.path, ours=True)
+    reader.read()
+    assert list(reader.master) == [order[index] for index in (2, 1, 0, 3, 4, 5)] + [log.generation]
+    assert sorted(path.name for path in tmp_path.glob("events.log.*")) == [f"events.log.{'0' * 32}", "events.log.1"]
