@@ -11,8 +11,8 @@ The same seed deals the same faults at the same times; what they meet is up to t
 mount in a namespace of our own) and is left out without it, with a word on standard error.
 
 The last line printed is one JSON object; `bench/README.md` has its keys. Exit codes: 0 exactly once; 1 something was
-lost, duplicated, reordered, altered or invented, or a daemon ended by itself; 69 a part is missing. Whatever ends this
-program, the kernel ends its daemons, and a watcher on a pipe removes the folder. `--keep` leaves the folder instead.
+lost, duplicated, reordered, altered, invented or miscounted, or a daemon ended by itself; 69 a part is missing.
+Whatever ends this program, the kernel ends its daemons, and a watcher on a pipe removes the folder. `--keep` leaves it.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def is_exactly_once(result: dict[str, Any]) -> bool:
     return not any(result[key] for key in (*_FAULTS, "crashes"))
 
 
-_FAULTS = ("lost", "duplicated", "reordered", "altered", "foreign", "dead_letters")
+_FAULTS = ("lost", "duplicated", "reordered", "altered", "foreign", "dead_letters", "miscounted")
 
 
 def _counts(found: Tally) -> dict[str, int]:

@@ -28,6 +28,11 @@ def source_of(worker: str) -> str:
     return SOURCE_PREFIX + worker
 
 
+def type_of(number: int) -> str:
+    """Tell the type of an event."""
+    return _KINDS[number % len(_KINDS)][0].value
+
+
 def text_of(worker: str, number: int) -> str:
     """Make an event's words; `]`, a quote and a backslash in each, and no two alike."""
     return f'line {number} of {worker} "]\\ {"x" * (number * 7919 % _LONGEST_TEXT)}'

@@ -25,6 +25,7 @@ from pathlib import Path
 from bench.enrolled import Enrolled
 from bench.fire.link import Link
 from bench.fire.tally import ingested
+from bench.fire.writer import ROTATE_FILE
 from decnet_master.journal.segments import Position, read_marker
 from tests.lab.postgres import PostgresCluster
 from tests.lab.processes import Daemon
@@ -116,10 +117,11 @@ class Site:
         if name != "database":
             self.daemons[name].start()
 
-    def rotate(self, writer: str) -> None:
-        """Have a writer rotate its event log now; one that has written all does not."""
-        if not self.is_written(writer):
-            os.kill(self.daemons[writer].pid, signal.SIGUSR1)
+    def rotate(self, worker: str) -> None:
+        """Have a worker's event log rotated as soon as its writer runs."""
+        folder = self.enrolled.worker(worker) / "agent"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        (folder / ROTATE_FILE).touch()
 
     def pause(self, name: str) -> Callable[[], None]:
         """Stop a process; returns what lets it go on, harmless when it was killed meanwhile."""
@@ -194,17 +196,18 @@ class Site:
                 self.crashes.append(f"{name} stopped with {code}: {daemon.log_text()[-1500:]}")
 
     def remarks(self) -> dict[str, int]:
-        """Count what the daemons logged as warnings and errors; a traceback is a crash."""
+        """Count what the daemons logged as warnings and errors; an error with a traceback is a crash."""
         found: Counter[str] = Counter()
         for name, daemon in self.daemons.items():
             if not daemon.log_path.exists():
                 continue
             with daemon.log_path.open("rb") as file:
                 for line in file:
-                    if line.startswith(b"Traceback") or b'"exception"' in line:
+                    entry = _entry(line)
+                    if entry.get("level") in ("warning", "error"):
+                        found[str(entry.get("event"))] += 1
+                    if line.startswith(b"Traceback") or (entry.get("level") == "error" and "exception" in entry):
                         self.crashes.append(f"{name}: {line[-1500:].decode(errors='replace')}")
-                    elif remark := _remark(line):
-                        found[remark] += 1
         return dict(sorted(found.items()))
 
     def _add_worker(self, worker: str) -> None:
@@ -253,11 +256,10 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def _remark(line: bytes) -> str | None:
+def _entry(line: bytes) -> dict[str, object]:
+    """Read a line of a daemon's log; nothing for one that is none."""
     try:
         entry = json.loads(line)
     except ValueError:
-        return None
-    if isinstance(entry, dict) and entry.get("level") in ("warning", "error"):
-        return str(entry.get("event"))
-    return None
+        return {}
+    return entry if isinstance(entry, dict) else {}

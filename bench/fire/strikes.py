@@ -133,7 +133,7 @@ class Fire:
         if kind == "cut":
             site.link.cut()
         elif kind == "rotate":
-            site.rotate(self._up("writer"))
+            site.rotate(self._draw.choice(site.workers))
         elif kind == "pause":
             name = self._up(self._draw.choice(PROCESSES[1:]))
             go_on = site.pause(name)

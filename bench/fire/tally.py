@@ -4,6 +4,9 @@ Rows are read in the order of `seq`, the database's own. The numbers of each wor
 last: a number that is missing is lost, one that comes again is duplicated, one that comes after a larger one is
 reordered. A row whose words are not those of its number is altered, a row that no writer made is foreign; so is a
 second `log.opened` of one file. Lines that became dead letters count as lost and are told apart.
+
+What the ingester derives must have counted the same events: each has an address and a session, so the sums over
+attackers and over sessions are the number of rows. By how much they are not is `miscounted`.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships none
@@ -19,9 +23,10 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from bench.fire.numbered import SOURCE_PREFIX, numbered
+from bench.fire.numbered import SOURCE_PREFIX, text_of, type_of
 from decnet_core.events import EventType
 from decnet_master.journal.segments import START, Position
+from decnet_master.store.derived_tables import attacker_deckies, attackers, sessions
 from decnet_master.store.engine import database_url
 from decnet_master.store.schema import dead_letters, events, ingest_position
 
@@ -49,14 +54,15 @@ class Tally:
     reordered: int = 0
     altered: int = 0
     foreign: int = 0
+    miscounted: int = 0
     dead_letters: int = 0
     examples: list[str] = field(default_factory=list)
 
     @property
     def is_clean(self) -> bool:
         """Whether every line is there once, in order, as it was written, and nothing else."""
-        faults = (self.lost, self.duplicated, self.reordered, self.altered, self.foreign, self.dead_letters)
-        return not any(faults)
+        faults = (self.lost, self.duplicated, self.reordered, self.altered, self.foreign, self.miscounted)
+        return not any((*faults, self.dead_letters))
 
 
 class Counter:
@@ -91,8 +97,17 @@ class Counter:
             else:
                 self._fault("foreign", f"{source} {cursor} of {worker} was never written")
 
-    def finish(self, letters: int = 0) -> Tally:
-        """Count what never came."""
+    def finish(self, letters: int = 0, derived: Mapping[str, int] = MappingProxyType({})) -> Tally:
+        """Count what never came.
+
+        Args:
+            letters: dead letters in the database.
+            derived: what was derived from the events -> how many events it says that it counted.
+        """
+        for name, events_counted in derived.items():
+            if events_counted != self._tally.rows:
+                off = abs(events_counted - self._tally.rows)
+                self._fault("miscounted", f"{name} counted {events_counted} of {self._tally.rows} events", off)
         for worker, seen in self._seen.items():
             missing = seen.count(0)
             if missing:
@@ -102,8 +117,7 @@ class Counter:
 
     def _number(self, row: Row, worker: str, number: int) -> None:
         self._tally.rows += 1
-        wanted = numbered(worker, number)
-        if (row[3], row[4]) != (wanted.event_type, wanted.text):
+        if (row[3], row[4]) != (type_of(number), text_of(worker, number)):
             self._fault("altered", f"{worker} {number} is not what was written")
         if self._seen[worker][number]:
             self._fault("duplicated", f"{worker} {number} came again")
@@ -130,9 +144,13 @@ async def tally(url: str, written: Mapping[str, int]) -> Tally:
                 counter.take(_without_seq(row) for row in page)
                 after = page[-1][0]
             letters = await connection.scalar(select(func.count()).select_from(dead_letters))
+            derived = {
+                table.name: int(await connection.scalar(select(func.sum(table.c.events))) or 0)
+                for table in (attackers, attacker_deckies, sessions)
+            }
     finally:
         await engine.dispose()
-    return counter.finish(letters or 0)
+    return counter.finish(letters or 0, derived)
 
 
 def _without_seq(row: SqlRow[Any]) -> Row:

@@ -4,18 +4,18 @@
 
 The log is the agent's own `EventLog`: after a kill it says what it holds, and the next number follows. The pace is held
 to BEGAN (by the monotonic clock, which all processes share), so that a writer that was down catches up in a burst.
-SIGUSR1 rotates; otherwise the file rotates by its size. Ends with 0 when event COUNT - 1 is in the log and synced.
+
+A file `rotate` in STATE-FOLDER asks for a rotation, and is taken away by it; otherwise the log's file rotates by its
+size. Ends with 0 when event COUNT - 1 is in the log and synced.
 """
 
 from __future__ import annotations
 
 import random
-import signal
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 from bench.fire.numbered import numbered, source_of
 from decnet_agent.evidence.event_log import EventLog
@@ -24,24 +24,14 @@ from decnet_core.errors import RetryLater
 
 LARGEST_BATCH = 400
 IDLE_SECS = 0.005
-
-
-class _Wish:
-    """Whether somebody asked for a rotation."""
-
-    wanted = False
-
-    def ask(self, _number: int, _frame: FrameType | None) -> None:
-        """Take the signal."""
-        self.wanted = True
+ROTATE_FILE = "rotate"
 
 
 def main() -> None:
     """Write until all events are in the log."""
     path, state, worker = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     count, rate, began, max_bytes = int(sys.argv[4]), float(sys.argv[5]), float(sys.argv[6]), int(sys.argv[7])
-    wish = _Wish()
-    signal.signal(signal.SIGUSR1, wish.ask)
+    wish = state / ROTATE_FILE
     logs.configure("writer", level="info")
 
     def opened(most_bytes: int) -> EventLog:
@@ -53,8 +43,8 @@ def main() -> None:
         if due <= 0:
             time.sleep(IDLE_SECS)
             continue
-        if wish.wanted:  # reopened with a bound that any file exceeds, for one write
-            wish.wanted = False
+        if wish.exists():  # reopened with a bound that any file exceeds, for one write
+            wish.unlink()
             log.close()
             log = opened(1)
             append(log, worker, following, 1)

@@ -39,6 +39,7 @@ def test_nothing_is_lost_nor_twice_whatever_dies(tmp_path: Path, db: str) -> Non
     result = burn(tmp_path, db, seed=11)
     assert (result["lost"], result["duplicated"], result["reordered"]) == (0, 0, 0)
     assert (result["altered"], result["foreign"], result["dead_letters"], result["crashes"]) == (0, 0, 0, 0)
+    assert result["miscounted"] == 0
     assert (result["kills"], result["lines"]) == (KILLS, LINES)
     victims = {"writer", "sender", "listener", "ingester"} | ({"database"} if db == "postgres" else set())
     assert result["killed"].keys() == victims
@@ -92,6 +93,8 @@ def test_the_count_tells_what_was_altered_or_never_written() -> None:
         assert found.altered + found.foreign >= 1
         assert not found.is_clean
     assert not RowCounter({"w1": 0}).finish(letters=1).is_clean
+    assert RowCounter({"w1": 0}).finish(derived={"attackers": 0}).is_clean
+    assert RowCounter({"w1": 0}).finish(derived={"attackers": 2, "sessions": 0}).miscounted == 2
 
 
 def test_a_seed_decides_the_plan_and_each_kind_is_dealt() -> None:
