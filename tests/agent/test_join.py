@@ -26,14 +26,8 @@ from decnet_core.pki.tls import Clients, server_context
 from decnet_master.enrolment.tokens import TokenMint
 from decnet_master.store import Store
 from decnet_master.swarmctl import app as swarmctl
-from tests.agent.worker import lay_down
 from tests.pki.world import Ca
 from tests.swarm.master import Template, port_of, running
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
-    return Template.make(tmp_path_factory.mktemp("master"))
 
 
 class Master:
@@ -43,7 +37,15 @@ class Master:
         self._pin = pin
 
     async def token(self, host: str = "w1", *, lifetime: timedelta = timedelta(minutes=10)) -> JoinToken:
-        return await TokenMint(self._store, lambda: self._pin, lambda: self.endpoint).issue(host, lifetime, datetime.now(UTC))
+        return await TokenMint(self._store, lambda: self._pin, lambda: self.endpoint).issue(
+            host, lifetime, datetime.now(UTC)
+        )
+
+    async def revoke(self, token: JoinToken) -> None:
+        await self._store.tokens.revoke(token.id, datetime.now(UTC))
+
+    async def decommission(self, host: str) -> None:
+        await self._store.hosts.decommission(host, datetime.now(UTC))
 
 
 @pytest.fixture
@@ -147,6 +149,50 @@ async def test_a_stranger_who_repeats_the_genuine_ca_does_not_get_the_token(sett
     assert impostor.heard.endswith(b"\r\n\r\n")
 
 
+async def test_a_revoked_token_is_refused(master, settings):
+    token = await master.token()
+    await master.revoke(token)
+    with pytest.raises(TrustError, match="was revoked") as raised:
+        await do(settings, token)
+    assert "swarm enroll" in raised.value.advice
+    assert read_enrolment(settings.data_directory) is None
+
+
+async def test_a_token_whose_host_is_gone_is_refused(master, settings):
+    token = await master.token()
+    await master.decommission("w1")
+    with pytest.raises(TrustError, match="ended"):
+        await do(settings, token)
+
+
+@pytest.mark.parametrize(
+    ("shift", "words"),
+    [(timedelta(days=2), "expired"), (-timedelta(days=3), "not yet valid")],
+    ids=["this clock is ahead", "this clock is behind"],
+)
+async def test_clocks_that_disagree_are_told(settings, tmp_path, shift, words):
+    """What a wrong clock looks like: the master's certificate is of another time."""
+    genuine = Ca.make(datetime.now(UTC) - timedelta(days=30))
+    async with Impostor(tmp_path, ca=genuine, at=datetime.now(UTC) - shift) as server:
+        with pytest.raises(TrustError, match="not valid at this host's time") as raised:
+            await do(settings, server.token(pin=_pin(genuine)))
+    assert words in raised.value.message
+    assert "clock" in raised.value.advice
+    assert server.heard.endswith(b"\r\n\r\n"), "the token was not sent"
+
+
+@pytest.mark.parametrize(
+    "identity", [Identity(Role.AGENT, "w2"), Identity(Role.UPDATER, "w2")], ids=["an agent", "an updater"]
+)
+async def test_a_server_of_our_ca_that_is_not_the_master_hears_nothing(settings, tmp_path, identity):
+    """A worker's own certificate is of the right CA, and its names are not the master's."""
+    genuine = Ca.make()
+    async with Impostor(tmp_path, ca=genuine, identity=identity) as server:
+        with pytest.raises(TrustError, match=r"is not the master of this token: .*decnet-master"):
+            await do(settings, server.token(pin=_pin(genuine)))
+    assert server.heard.endswith(b"\r\n\r\n")
+
+
 async def test_nobody_answers(settings):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -208,12 +254,21 @@ def test_tokens_from_everywhere(tmp_path, monkeypatch, capsys):
 
 
 class Impostor:
-    """A TLS server with a certificate of its own CA; keeps all that it hears."""
+    """A TLS server with a certificate of its own CA, or of one that is given; keeps all that it hears."""
 
-    def __init__(self, folder: Path, shown: bytes | None = None) -> None:
-        ca = Ca.make(name="Impostor")
+    def __init__(
+        self,
+        folder: Path,
+        shown: bytes | None = None,
+        *,
+        ca: Ca | None = None,
+        identity: Identity = MASTER,
+        at: datetime | None = None,
+    ) -> None:
+        ca = ca or Ca.make(name="Impostor")
         self._shown = ca.pem if shown is None else shown
-        self._tls = server_context(lay_down(folder / "impostor", ca, MASTER), clients=Clients.STRANGERS)
+        files = ca.files(folder / "impostor", identity, at=at)
+        self._tls = server_context(files, clients=Clients.STRANGERS)
         self._server: asyncio.Server | None = None
         self.heard = b""
 

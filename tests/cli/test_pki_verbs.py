@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,14 @@ from decnet_agent.joining import join, read_enrolment
 from decnet_agent.renewal import renew
 from decnet_agent.settings import AgentSettings
 from decnet_core.enrolment import JoinToken
-from decnet_core.errors import ConfigError, TrustError
-from decnet_core.identity import WORKER_ROLES, Identity, Role
+from decnet_core.errors import ConfigError, IdentityEnded, TrustError
+from decnet_core.identity import MASTER, WORKER_ROLES, Identity, Role
+from decnet_core.pki import certificates
 from decnet_core.pki.keystore import KeyStore
+from decnet_master import installation
 from tests.cli.conftest import Cli
-from tests.pki.world import now
+from tests.pki.world import Ca, now
+from tests.swarm.master import settings_in
 
 
 def worker_in(folder: Path) -> AgentSettings:
@@ -115,6 +119,24 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not what a bundle holds"):
         join_from(settings, tmp_path)
     assert not settings.data_directory.exists()
+
+
+@pytest.mark.slow
+def test_serve_repairs_a_certificate_that_has_ended(cli: Cli) -> None:
+    """The listener waits for the controller, which issues it anew."""
+    settings = settings_in(cli.folder)
+    keys = KeyStore(settings.identities_directory)
+    authorities = installation.open_authorities(settings, now())
+    then = now() - timedelta(days=8)
+    ca = Ca(authorities.anchor._key, authorities.anchor.certificate)
+    leaf = ca.forge(keys.create_key(Role.MASTER), cn=str(MASTER), uris=[f"decnet:{MASTER}"], dns=[MASTER.host], at=then)
+    keys.store(Role.MASTER, certificates.certificate_pem(leaf), authorities.trusted_pem, then)
+    with pytest.raises(IdentityEnded):
+        keys.load(Role.MASTER, now())
+    with cli.daemon("serve", "--no-api", "--no-ingester") as daemon:
+        for name in ("controller", "enrolment", "listener"):
+            daemon.wait_for_port(cli.ports[name], timeout_secs=60)
+    assert keys.load(Role.MASTER, now()).not_after > now()
 
 
 def typed(cli: Cli, words: list[str], *arguments: str, until: str | None = None) -> tuple[int, str]:

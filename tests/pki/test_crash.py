@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from decnet_core.errors import TrustError
-from decnet_core.identity import Role
+from decnet_core.identity import WORKER_ROLES, Identity, Role
 from decnet_core.pki import certificates
 from decnet_core.pki.authority import CertificateAuthority
 from decnet_core.pki.keystore import KeyStore
@@ -114,3 +114,32 @@ def test_joining_again_asks_about_the_same_key(tmp_path):
         assert before in (None, path.read_bytes())
         with pytest.raises(TrustError, match="no agent identity"):
             KeyStore(folder).load(Role.AGENT, now())
+
+
+def test_renewing_all_identities_of_a_worker(tmp_path, ca):
+    """Each is whole at any point, and the agent's is the last: who has the new one has all of them."""
+    from decnet_agent.renewal import store_all
+
+    prepared = tmp_path / "prepared"
+    store = KeyStore(prepared)
+
+    def issued(role: Role) -> bytes:
+        return certificates.certificate_pem(ca.issue(Identity(role, "web-1"), store.create_key(role)))
+
+    old = {role: issued(role) for role in WORKER_ROLES}
+    for role in WORKER_ROLES:
+        store.store(role, old[role], ca.pem, now())
+    new = {role: issued(role) for role in WORKER_ROLES}
+
+    def work(folder):
+        store_all(KeyStore(folder), new, ca.pem, now())
+
+    for folder, alive in every_crash(tmp_path, work, prepared):
+        used = {}
+        for role in WORKER_ROLES:
+            used[role] = KeyStore(folder).load(role, now()).files.certificate.read_bytes()
+            assert used[role] in (old[role], new[role])
+        if used[Role.AGENT] == new[Role.AGENT]:
+            assert used == new
+        assert used == new or not alive
+        shutil.rmtree(folder)

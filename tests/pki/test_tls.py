@@ -70,6 +70,14 @@ async def test_an_expired_client_is_refused(master, ca, tmp_path):
             await server.hear(client_context(files, master.ca))
 
 
+async def test_a_client_that_is_not_valid_yet_is_refused(master, ca, tmp_path):
+    files = ca.files(tmp_path / "early", AGENT, at=now() + timedelta(hours=1))
+    async with Echo(server_context(master)) as server:
+        with pytest.raises(REFUSED):
+            await server.hear(client_context(files, master.ca))
+        assert server.transports == []
+
+
 async def test_a_certificate_for_another_use_is_refused(master, ca, tmp_path):
     key = certificates.generate_key()
     files = lay_down(tmp_path / "server-only", key, ca.forge(key, usage=[SERVER]), ca.pem)

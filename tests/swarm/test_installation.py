@@ -15,6 +15,7 @@ from decnet_core.errors import ConfigError
 from decnet_core.pki.keystore import StoredIdentity
 from decnet_core.pki.verification import load_certificates
 from decnet_master import installation
+from decnet_master.enrolment import tokens
 from decnet_master.enrolment.tokens import public_endpoint
 from decnet_master.settings import MasterSettings
 from tests.swarm.master import settings_in
@@ -120,6 +121,17 @@ def test_a_wildcard_becomes_an_address_that_can_be_dialled() -> None:
     endpoint = public_endpoint(None, Endpoint("0.0.0.0", 8771))
     assert endpoint.port == 8771
     assert not ip_address(endpoint.host).is_unspecified
+
+
+def test_a_machine_without_a_route_makes_no_token_that_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What such a machine sees: the way to anywhere is the loopback, or there is none."""
+    for nowhere in (("127.0.0.1", 9), ("127.0.0.300", 9)):
+        monkeypatch.setattr(tokens, "_FAR_AWAY", nowhere)
+        with pytest.raises(ConfigError, match="no route") as told:
+            public_endpoint(None, Endpoint("0.0.0.0", 8771))
+        assert "public-address" in told.value.advice
+        assert str(public_endpoint("127.0.0.1", Endpoint("0.0.0.0", 8771))) == "127.0.0.1:8771"
+        assert str(public_endpoint(None, Endpoint("127.0.0.1", 8771))) == "127.0.0.1:8771"
 
 
 def test_a_password_that_nobody_saw_is_no_password(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ A certificate that has ended cannot be renewed: the worker has to join again, an
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -77,6 +78,12 @@ def renew(settings: AgentSettings, *, forced: bool = False) -> Renewal:
     return Renewal(renewed, renewed=True)
 
 
+def store_all(store: KeyStore, granted: Mapping[Role, bytes], ca_pem: bytes, now: datetime) -> StoredIdentity:
+    """Put all identities of a renewal into use, the agent's last; return that one. Raises as `KeyStore.store` does."""
+    stored = {role: store.store(role, granted[role], ca_pem, now) for role in _ORDER}
+    return stored[Role.AGENT]
+
+
 def _is_due(store: KeyStore, agent: StoredIdentity) -> bool:
     now = datetime.now(UTC)
     if now >= renewal_due(agent):
@@ -102,8 +109,7 @@ def _renew_all(store: KeyStore, agent: StoredIdentity, enrolment: Enrolment) -> 
         raise RemoteProtocolError("The master's answer is for another host", "Try again.")
     now = datetime.now(UTC)
     ca_pem, granted = judged(host, reply.ca_pem, reply.certificates, _ORDER, now, master_der=master_der)
-    stored = {role: store.store(role, granted[role], ca_pem, now) for role in _ORDER}
-    return stored[Role.AGENT]
+    return store_all(store, granted, ca_pem, now)
 
 
 def _confirm(agent: StoredIdentity, enrolment: Enrolment) -> None:
