@@ -28,6 +28,9 @@ CONTROL: dict[str, str] = {
     "login.accepted": "a user logged in at the API",
     "login.refused": "a login at the API was refused",
     "stream.client_cut": "a client of the live stream read too slowly and was cut; it can resume",
+    "worker.fell_silent": "nothing comes any more from a worker that should ship; it is an event too",
+    "worker.came_back": "a worker that was silent is heard again; it is an event too",
+    "silence.unwatched": "the database is away, so that nobody looks for silent workers; it is tried again",
     "stream.paused": "the live stream cannot read the database; it tries again",
 }
 

@@ -8,4 +8,7 @@ events    pages of events
 stream    the live stream (SSE)
 fanout    one reader of the database, many clients of the stream
 health    /livez, /readyz and what is behind them
+shipping  who ships what, the journal, what waits
+metrics   the same for Prometheus
+silence   the alarm for workers from which nothing comes
 """

@@ -11,6 +11,7 @@ from decnet_core import daemon
 from decnet_core.daemon import Ready
 from decnet_core.endpoints import Endpoint, listen
 from decnet_master import secret_files
+from decnet_master.api import silence
 from decnet_master.api.access import Access
 from decnet_master.api.fanout import Fanout
 from decnet_master.api.routes import LIMITS, application, guarded
@@ -45,10 +46,20 @@ class App:
         async with await Store.open(settings.database) as store:
             fanout = Fanout(store)
             access = Access(store, secret, timedelta(minutes=settings.session_minutes))
-            app = guarded(application(store, access, fanout))
+            app = guarded(
+                application(
+                    store,
+                    access,
+                    fanout,
+                    dead_letter_alarm=settings.dead_letter_alarm,
+                    metrics_token=settings.metrics_token,
+                )
+            )
+            silence_after = timedelta(seconds=settings.silence_secs)
             host, port = self.socket.getsockname()[:2]
             async with asyncio.TaskGroup() as group:
                 group.create_task(fanout.run(), name="fanout")
+                group.create_task(silence.watch(store, silence_after), name="silence")
                 group.create_task(serve(app, self.socket, ready=self.ready, limits=LIMITS), name="http")
                 log.info("api.started", address=str(Endpoint(host, port)))
 
