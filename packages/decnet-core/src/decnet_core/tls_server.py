@@ -6,10 +6,14 @@ gives back (measured: 60 MB became 378). Here at most `max_handshakes` are under
 has had its chance: an honest handshake is over in milliseconds, so that silent peers do not keep the others waiting.
 Nothing of TLS is made for a peer before its first byte (12,000 silent ones: 58 MB stayed 58).
 
+Where `max_connections` is given, those whose handshake is over are bounded too: one more ends the oldest of the address
+that has the most (`decnet_core.crowd`). That is for servers that ask for no certificate, where strangers who finish
+their handshakes and fall silent would else have all the places; where each peer holds a certificate of the private CA,
+whom to turn away is the protocol's to say.
+
 The buffers that asyncio keeps for each TLS connection are bounded for the whole process.
 
-What it does not do: bound the connections whose handshake is over (their peers hold a certificate of the private CA or,
-where none is asked for, are the protocol's to bound), and stand a flood of packets, which is the network's task.
+What it does not do: stand a flood of packets, which is the network's task.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from collections.abc import Callable
 
 import structlog
 
+from decnet_core.crowd import Crowd
 from decnet_core.pki.tls import bound_connection_memory
 
 MAX_HANDSHAKES = 64
@@ -48,6 +53,7 @@ class TlsServer:
         protocol: makes the protocol of a connection, which hears of it once the handshake is over.
         handshake_secs: how long one may take.
         max_handshakes: how many may be under way.
+        max_connections: how many connections may be; None where the protocol bounds them itself.
         refused: told the address and the reason of each connection that got no further, so that it can be counted.
     """
 
@@ -59,15 +65,19 @@ class TlsServer:
         *,
         handshake_secs: float,
         max_handshakes: int = MAX_HANDSHAKES,
+        max_connections: int | None = None,
         refused: Callable[[str, str], None] = lambda _address, _why: None,
     ) -> None:
         bound_connection_memory()
         self._refused = refused
-        self._listener, self._context, self._protocol = listener, context, protocol
+        self._listener, self._context = listener, context
+        self._protocol = protocol
+        if max_connections is not None:
+            self._protocol = Crowd(protocol, max_connections, lambda: self._tell_cut_connection(max_connections)).enter
         self._handshake_secs, self._max_handshakes = handshake_secs, max_handshakes
         self._handshakes: dict[asyncio.Task[None], socket.socket] = {}  # oldest first
-        self._cut = 0
-        self._told_at = -TELL_SECS
+        self._cut = self._cut_connections = 0
+        self._told_at = self._told_connections_at = -TELL_SECS
         self._accepting = asyncio.get_running_loop().create_task(self._accept(), name="accept")
 
     def close(self) -> None:
@@ -127,6 +137,13 @@ class TlsServer:
         if now - self._told_at >= TELL_SECS:
             log.warning("handshakes.cut", count=self._cut, limit=self._max_handshakes)
             self._told_at, self._cut = now, 0
+
+    def _tell_cut_connection(self, limit: int) -> None:
+        self._cut_connections += 1
+        now = time.monotonic()
+        if now - self._told_connections_at >= TELL_SECS:
+            log.warning("connections.cut", count=self._cut_connections, limit=limit)
+            self._told_connections_at, self._cut_connections = now, 0
 
 
 async def _speaks(accepted: socket.socket, within_secs: float) -> bool:

@@ -48,7 +48,8 @@ class Limits:
     """Bounds of one server.
 
     Attributes:
-        connections: those beyond are answered 503.
+        connections: those beyond are answered 503. Over TLS it is not the newest that has to go, but the oldest of the
+            address that has the most: strangers who hold theirs keep nobody out.
         connection_secs: the whole life of a connection; None where streams live for hours.
     """
 
@@ -90,7 +91,7 @@ async def serve(
         timeout_graceful_shutdown=STOP_SECS,
         h11_max_incomplete_event_size=16 * 1024,  # a head with a token is under 2 KiB
     )
-    running = _Server(config, tls, ready)
+    running = _Server(config, limits, tls, ready)
     task = asyncio.create_task(running.serve([server]), name="uvicorn")
     try:
         await asyncio.shield(task)
@@ -101,8 +102,9 @@ async def serve(
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None, ready: Ready) -> None:
+    def __init__(self, config: uvicorn.Config, limits: Limits, tls: ssl.SSLContext | None, ready: Ready) -> None:
         super().__init__(config)
+        self._max_connections = limits.connections - 1  # with one more, uvicorn answers 503
         self.stop = asyncio.Event()
         self._tls = tls
         self._ready = ready
@@ -119,7 +121,13 @@ class _Server(uvicorn.Server):
             if self._tls is None:
                 self.servers.append(await loop.create_server(self._connection, sock=bound, backlog=self.config.backlog))
             else:
-                doors = TlsServer(bound, self._tls, self._connection, handshake_secs=HANDSHAKE_SECS)
+                doors = TlsServer(
+                    bound,
+                    self._tls,
+                    self._connection,
+                    handshake_secs=HANDSHAKE_SECS,
+                    max_connections=self._max_connections,
+                )
                 self.servers.append(doors)  # type: ignore[arg-type]  # it ends like an asyncio.Server
         self.started = True
         self._ready.one_more()
