@@ -1,5 +1,7 @@
 """From a batch of the journal to rows: pure, total, and the place where a worker's words are bounded.
 
+What our own collectors write is read by `quick`; every other line by the codec, which alone says what is wrong.
+
 A line that is no event becomes a dead letter. So do the few that a database could not hold or an index could not
 take: an address that is none, a process id beyond 63 bits. Everything else is stored as the worker said it.
 
@@ -49,18 +51,20 @@ class Sorted:
             reason = f"The sender gave up {batch.end - batch.start} bytes of its log here"
             self.letters.append(letter(batch, batch.start, b"", reason))
         received_at = micros(batch.received_at)
-        add = self.load.add
+        keep, count = self.load.records.append, self.load.tally.add
         for position, line in positions(batch):
             quick = quick_row(line, worker, received_at)
             if quick is not None:
-                add(*quick)
+                record, fields = quick
+                keep(record)
+                count(record, fields)
                 continue
             try:
-                row = _row(batch, worker, position, line)
+                row = long_row(batch, worker, position, line)
             except RemoteProtocolError as refused:
                 self.letters.append(letter(batch, position, line, refused.message))
             else:
-                add(row.record(), row.event.fields)
+                self.load.add(row.record(), row.event.fields)
 
 
 def letter(batch: Batch, position: int, line: bytes, reason: str) -> DeadLetter:
@@ -84,7 +88,12 @@ def alone(batch: Batch) -> Iterator[tuple[int, bytes, Batch]]:
         yield position, line, replace(batch, start=position, end=position + len(line) + 1, lines=(line,))
 
 
-def _row(batch: Batch, worker: str, position: int, line: bytes) -> NewEvent:
+def long_row(batch: Batch, worker: str, position: int, line: bytes) -> NewEvent:
+    """Read a line through the codec, whoever wrote it.
+
+    Raises:
+        RemoteProtocolError: it is no event that every database can hold.
+    """
     message = decode(line)
     event = from_syslog(
         message,

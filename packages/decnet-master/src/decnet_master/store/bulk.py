@@ -1,8 +1,8 @@
 """Put many rows into a table at once, past SQLAlchemy, whose own INSERT binds parameters row by row.
 
-PostgreSQL takes rows by COPY or as arrays on the driver's connection. SQLite takes them as one statement with the
-values of many rows: its driver lets go of the interpreter for each statement that it steps through, and thousands
-of small ones would wait for it thousands of times while another thread decodes the next lines.
+PostgreSQL takes rows by COPY or as arrays on the driver's connection. SQLite takes statements with the values of many
+rows each: its driver lets go of the interpreter while it steps through one, and with thousands of small ones it would
+wait thousands of times for a thread that decodes the next lines.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-_CHUNKS = (512, 64, 8, 1)
-"""Rows a statement, few sizes so that each is compiled once. 512 rows of 19 values stay below the 32,766 parameters
-that an SQLite statement may have (SQLITE_MAX_VARIABLE_NUMBER, since 3.32)."""
+CHUNK_ROWS = 512
+"""Rows a statement; 512 of 19 values stay below the 32,766 parameters that a statement of SQLite may have
+(SQLITE_MAX_VARIABLE_NUMBER, since 3.32)."""
 
 
 async def raw_connection(connection: AsyncConnection) -> Any:
@@ -30,17 +30,21 @@ async def insert_rows(
     """Insert rows in their order into a table of SQLite.
 
     Args:
-        connection: of SQLite.
+        connection: of SQLite; has executed a statement in its transaction already.
         insert: `INSERT INTO table (columns) VALUES `.
         rows: any number, all of the same length.
         merging: an ON CONFLICT clause.
     """
-    at = 0
-    for size in _CHUNKS:
-        while len(rows) - at >= size:
-            values = tuple(chain.from_iterable(rows[at : at + size]))
-            await connection.exec_driver_sql(_statement(insert, len(rows[0]), size, merging), values)
-            at += size
+    if not rows:
+        return
+    raw = await raw_connection(connection)
+    columns = len(rows[0])
+    whole = len(rows) // CHUNK_ROWS * CHUNK_ROWS
+    if whole:
+        chunks = [tuple(chain.from_iterable(rows[at : at + CHUNK_ROWS])) for at in range(0, whole, CHUNK_ROWS)]
+        await raw.executemany(_statement(insert, columns, CHUNK_ROWS, merging), chunks)
+    if whole < len(rows):
+        await raw.executemany(_statement(insert, columns, 1, merging), rows[whole:])
 
 
 @cache  # of the few tables and sizes

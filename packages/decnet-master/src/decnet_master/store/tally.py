@@ -20,7 +20,7 @@ from hashlib import blake2b
 from typing import Any
 
 from decnet_core.events import EventType
-from decnet_master.store.values import storable
+from decnet_master.store.values import original, storable
 
 NAME_CHARS = 256
 """User names and session ids, in code points; Linux takes user names of 32."""
@@ -54,19 +54,20 @@ TELLING = _ATTEMPTS | {_SESSION_OPENED, _SESSION_CLOSED}
 Row = tuple[Any, ...]
 _Visit = tuple[str, str, str, str | None, str | None]
 _Credential = tuple[str, str, str]
-_Use = tuple[_Credential, str, str, str]
+_Use = tuple[bytes, str, str, str]
 
 
 class Tally:
     """Folds events; give them in the order in which they are stored."""
 
-    __slots__ = ("_count", "_uses", "_visits")
+    __slots__ = ("_count", "_ids", "_uses", "_visits")
 
     def __init__(self) -> None:
         self._count = 0
         # What one address did at one service of one decky in one session: the finest grain, all else are sums of it.
         self._visits: dict[_Visit, list[Any]] = {}
         self._uses: dict[_Use, list[int]] = {}
+        self._ids: dict[_Credential, bytes] = {}
 
     def add(self, record: Row, fields: Mapping[str, Any]) -> None:
         """Count one event.
@@ -75,13 +76,18 @@ class Tally:
             record: its row, in the order of `records.COLUMNS`.
             fields: what the event says; not looked at unless its type is one of `TELLING`.
         """
-        _, at, received, worker, decky, service, event_type, _, src_ip, _, _, _, session, _, _, _, _, _ = record
+        _, at, received, worker, decky, service, event_type, _, src_ip, _, _, _, session, *_ = record
         key = (worker, decky, service, src_ip, session)
         visit = self._visits.get(key)
         if visit is None:
             visit = self._visits[key] = [at, at, received, 0, 0, 0, 0, 0, 0, 0, None, None, None]
-        else:
-            _widen(visit, at, received)
+        else:  # `_widen`, written out: this runs for each event
+            if at > visit[_LAST]:
+                visit[_LAST] = at
+            elif at < visit[_FIRST]:
+                visit[_FIRST] = at
+            if received > visit[_RECEIVED]:  # noqa: PLR1730 -- max() costs a call
+                visit[_RECEIVED] = received
         visit[_EVENTS] += 1
         counted = _COUNTED.get(event_type)
         if counted is not None:
@@ -109,7 +115,10 @@ class Tally:
 
     def _add_use(self, visit: _Visit, credential: _Credential, record: Row) -> None:
         at, received = record[1], record[2]
-        key = (credential, visit[3] or "", visit[0], visit[1])
+        credential_id = self._ids.get(credential)
+        if credential_id is None:
+            credential_id = self._ids[credential] = _digest(*credential)
+        key = (credential_id, visit[3] or "", visit[0], visit[1])
         use = self._uses.get(key)
         if use is None:
             use = self._uses[key] = [at, at, received, 0, 0]
@@ -160,31 +169,31 @@ class Tally:
 
     def credentials(self) -> list[Row]:
         """Give the rows of `credentials`: id, kind, user, secret, and their sums."""
-        found: dict[_Credential, list[int]] = {}
-        for (credential, *_), numbers in self._uses.items():
-            sums = found.get(credential)
+        found: dict[bytes, list[int]] = {}
+        for (credential_id, *_), numbers in self._uses.items():
+            sums = found.get(credential_id)
             if sums is None:
-                found[credential] = numbers[:]
+                found[credential_id] = numbers[:]
             else:
                 _fold(sums, numbers, _ACCEPTED + 1)
-        return [_credential(key, sums) for key, sums in found.items()]
+        return [_credential(key, credential_id, found[credential_id]) for key, credential_id in self._ids.items()]
 
     def credential_uses(self) -> list[Row]:
         """Give the rows of `credential_uses`: credential, address (empty when unknown), worker, decky, and sums."""
-        return [(_digest(*key), *rest, *sums) for (key, *rest), sums in self._uses.items()]
+        return [(*key, *sums) for key, sums in self._uses.items()]
 
 
 def _session(key: tuple[str, str, str], service: str, src_ip: str | None, numbers: list[Any]) -> Row:
     worker, decky, session = key
     user = None if numbers[_USER] is None else _bounded(numbers[_USER][1], NAME_CHARS)
-    whose = (worker, decky, service, session[:NAME_CHARS], src_ip, user)
+    whose = (worker, decky, service, _bounded(original(session), NAME_CHARS), src_ip, user)
     sums = (numbers[_EVENTS], numbers[_CREDENTIALS], numbers[_COMMANDS], numbers[_FILES])
     return (_digest(*key), *whose, numbers[_OPENED], numbers[_CLOSED], *numbers[: _RECEIVED + 1], *sums)
 
 
-def _credential(key: _Credential, sums: list[int]) -> Row:
+def _credential(key: _Credential, credential_id: bytes, sums: list[int]) -> Row:
     kind, user, secret = key
-    return (_digest(*key), kind, _bounded(user, NAME_CHARS), _bounded(secret, SECRET_CHARS), *sums)
+    return (credential_id, kind, _bounded(user, NAME_CHARS), _bounded(secret, SECRET_CHARS), *sums)
 
 
 def _widen(numbers: list[Any], at: int, received: int) -> None:
@@ -227,4 +236,4 @@ def _bounded(text: str, chars: int) -> str:
 
 def _digest(*names: str) -> bytes:
     """Name a thing of several names; storable text holds no NUL, so none can be taken for two."""
-    return blake2b("\0".join(map(storable, names)).encode(), digest_size=DIGEST_BYTES).digest()
+    return blake2b("\0".join([storable(name) for name in names]).encode(), digest_size=DIGEST_BYTES).digest()
