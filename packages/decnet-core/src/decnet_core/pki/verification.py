@@ -36,8 +36,15 @@ _ENROL_AGAIN = "Enrol the peer again; it must use the certificate that `join` st
 MAX_ROOTS = 4
 """One, or two while the CA is changed."""
 
-_UNREADABLE = (x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm)
-"""What the library raises for certificates that it cannot read, beside ValueError."""
+_UNREADABLE = (
+    ValueError,
+    TypeError,  # of a name whose type does not fit its text's
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+)
+"""What the library raises for certificates that it cannot read."""
 
 
 def load_certificates(pem: bytes) -> list[x509.Certificate]:
@@ -52,7 +59,7 @@ def load_certificates(pem: bytes) -> list[x509.Certificate]:
         certificates = x509.load_pem_x509_certificates(pem)
         for certificate in certificates:  # the library reads these when they are asked for, which is too late
             _ = certificate.subject, certificate.issuer, certificate.extensions
-    except (ValueError, *_UNREADABLE) as error:
+    except _UNREADABLE as error:
         raise RemoteProtocolError("The certificate cannot be read", _ENROL_AGAIN) from error
     return certificates
 

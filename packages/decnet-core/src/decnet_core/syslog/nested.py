@@ -111,9 +111,12 @@ def decode_nested(value: str) -> tuple[dict[str, Any] | None, Spilled]:
             raise _refusal("is too deep")
         return document, NOTHING_SPILLED
     wrapped = document[_WRAPPER]
-    if len(document) != 1 or not isinstance(wrapped, dict) or not wrapped or not _WRAPPED.issuperset(wrapped):
+    if len(document) != 1 or not isinstance(wrapped, dict) or not _WRAPPED.issuperset(wrapped):
         raise _refusal("is wrapped wrongly")
-    return _own_object(wrapped), _spilled(wrapped)
+    nested, spilled = _own_object(wrapped), _spilled(wrapped)
+    if nested is None and spilled == NOTHING_SPILLED:
+        raise _refusal("is wrapped around nothing")
+    return nested, spilled
 
 
 def _own_object(wrapped: dict[str, Any]) -> dict[str, Any] | None:
