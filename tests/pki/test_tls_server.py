@@ -91,6 +91,7 @@ async def test_the_oldest_handshakes_are_ended_first(master):
             for stranger in strangers[:LIMIT]:
                 with contextlib.suppress(ConnectionError):
                     assert await loop.sock_recv(stranger, 1) == b""
+                stranger.close()
         for stranger in strangers[LIMIT:]:
             with pytest.raises(BlockingIOError):
                 stranger.recv(1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
@@ -59,7 +60,11 @@ class App:
         await daemon.run({"swarmctl": self.serve}, self.ready)
 
     async def serve(self) -> None:
-        """Run until cancelled; raises as `run` does."""
+        """Run until cancelled; raises as `run` does. The sockets are closed at the end."""
+        with closing(self.controller_socket), closing(self.enrolment_socket):
+            await self._serve()
+
+    async def _serve(self) -> None:
         settings, now = self._settings, datetime.now(UTC)
         secret = secret_files.read(settings.controller_secret_file)
         issuer = Issuer.open(settings, now)
