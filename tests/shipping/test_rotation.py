@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decnet_core.errors import RemoteProtocolError, Unavailable
@@ -173,7 +173,7 @@ def test_several_rotations_while_nobody_read(
     assert len(reader.lines) == len(their.written), "a restart sends nothing twice"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(steps=st.lists(st.sampled_from(["write", "rename", "copy", "read", "restart"]), max_size=25))
 def test_any_order_of_rotations_reads_and_restarts(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
     their = Their(tmp_path_factory.mktemp("any") / "their.log")

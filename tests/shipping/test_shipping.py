@@ -49,6 +49,7 @@ async def shipping(place: Place, endpoint: Endpoint, **more: object) -> AsyncIte
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        app.close()
 
 
 def state_of(place: Place, number: int = 0) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class App:
         self._endpoint = endpoint
         register = Register(settings.register_file)
         state = State(master=str(endpoint), protocol=settings.protocol)
-        writer = StateWriter(settings.state_file, state, register)
+        self._writer = writer = StateWriter(settings.state_file, state, register)
         before = acked_before(settings.state_file)
         dial = self._dial if settings.protocol == "decnet-log" else self._dial_plainly
         self.shippers = [
@@ -74,7 +74,16 @@ class App:
             files=[str(path) for path in self._settings.files],
         )
         bound_connection_memory()
-        await run(self.tasks)
+        try:
+            await run(self.tasks)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Write the last state, once all tasks have ended."""
+        self._writer.close()
+        for shipper in self.shippers:
+            shipper.close()
 
     def _wake(self) -> None:
         for shipper in self.shippers:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import fcntl
 import ssl
 import termios
@@ -34,6 +35,7 @@ from decnet_logship.dialling import READ_BYTES, dial
 from decnet_logship.tail import Cut, LogFile, Replaced
 
 _POLL_SECS = (0.001, 0.05)  # first and longest pause between two looks at what the kernel still holds
+_LAST_SECS = 1.0  # TCP's delayed acknowledgement comes within 0.2 s
 _ADVICE = "The receiver's log says why; it must accept this worker's certificate."
 
 log = structlog.get_logger()
@@ -64,6 +66,7 @@ class PlainConnection:
         self._writer = writer
         self._limits = limits
         self._source = source
+        self._file: LogFile | None = None  # of which lines may be on their way
         self._changed = asyncio.Event()  # the log grew
         writer.transport.set_write_buffer_limits(high=limits.window_bytes)
 
@@ -105,6 +108,8 @@ class PlainConnection:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if not ended:
+                await self._settle_at_last()
             self.close()
         for task in ended:
             await task
@@ -128,12 +133,15 @@ class PlainConnection:
                 source.shortened(file, file.acked_bytes)
                 continue
             source.resumed(file, file.seek_bytes(file.acked_bytes))
+            self._file = file
             try:
                 await self._feed_file(file)
             except Replaced:
                 await self._settle(file)
+                self._file = None
                 source.replaced(file)
             else:
+                self._file = None
                 source.finish(file)
 
     async def _feed_file(self, file: LogFile) -> None:
@@ -157,6 +165,15 @@ class PlainConnection:
                 return
             elif is_at_end:
                 await self._changed.wait()
+
+    async def _settle_at_last(self) -> None:
+        """We were asked to end: what arrives within a moment need not be sent again by the next start."""
+        file = self._file
+        if file is None:
+            return
+        with contextlib.suppress(TimeoutError, Unavailable):
+            async with asyncio.timeout(_LAST_SECS):
+                await self._settle(file)
 
     async def _settle(self, file: LogFile) -> None:
         """Wait until the receiver's kernel has all that was written."""

@@ -102,14 +102,15 @@ class Shipper:
 
     async def run(self) -> None:
         """Ship for ever."""
-        try:
-            while True:
-                try:
-                    await self._ship_once()
-                except DecnetError as error:
-                    await asyncio.sleep(self._failed(error))
-        finally:
-            self._rotation.close()
+        while True:
+            try:
+                await self._ship_once()
+            except DecnetError as error:
+                await asyncio.sleep(self._failed(error))
+
+    def close(self) -> None:
+        """Let go of the log's files."""
+        self._rotation.close()
 
     async def _ship_once(self) -> None:
         """Connect once there is a file to ship, and ship until the connection ends."""

@@ -116,20 +116,21 @@ class StateWriter:
         self._changed.set()
 
     async def run(self) -> None:
-        """Write for ever, and once more at the end."""
-        try:
-            while True:
-                self._changed.clear()
-                snapshot = self._gather()
-                await asyncio.to_thread(self._write, snapshot, self.state.encode())
-                await asyncio.sleep(STATE_SECS)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(HEARTBEAT_SECS - STATE_SECS):
-                        await self._changed.wait()
-        finally:
-            for one in self.state.logs:
-                one.connected = False
-            self._write(self._gather(), self.state.encode())
+        """Write for ever."""
+        while True:
+            self._changed.clear()
+            snapshot = self._gather()
+            await asyncio.to_thread(self._write, snapshot, self.state.encode())
+            await asyncio.sleep(STATE_SECS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_SECS - STATE_SECS):
+                    await self._changed.wait()
+
+    def close(self) -> None:
+        """Write once more, when everything else has ended."""
+        for one in self.state.logs:
+            one.connected, one.connected_since = False, ""
+        self._write(self._gather(), self.state.encode())
 
     def _gather(self) -> Snapshot:
         for source in self._sources:
