@@ -60,10 +60,12 @@ class MasterSettings(RoleSettings):
     """How long a join token may be used."""
     session_minutes: Annotated[int, Field(ge=1, le=24 * 60)] = 60
     """How long a login at the API lasts."""
-    batch_size: Annotated[int, Field(ge=1, le=50_000)] = 2_000
-    """Rows that the ingester stores in one transaction, at most."""
+    batch_size: Annotated[int, Field(ge=1, le=10_000)] = 2_000
+    """So many rows begin a transaction of the ingester at once; when more wait, one grows up to eight times that."""
     batch_max_wait_ms: Annotated[int, Field(ge=1, le=10_000)] = 100
     """Between the beginnings of two of the ingester's transactions while lines keep coming and fill no batch."""
+    retention_days: Annotated[int, Field(ge=0, le=36_500)] = 0
+    """For so many days after its own an event is kept; 0 is for ever."""
 
     @property
     def ca_directory(self) -> Path:

@@ -10,6 +10,7 @@
     pki        pki status, rotate, retire
     fleet      deploy, teardown, deckies
     evidence   events
+    database   db rebuild, retention
     overview   status
     probes     ask the other ports whether they answer
     client     the one adapter that speaks to the controller

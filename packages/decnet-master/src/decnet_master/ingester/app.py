@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import functools
 import gc
 import os
 import sys
@@ -16,6 +17,7 @@ import structlog
 from decnet_core.daemon import Ready, run
 from decnet_core.errors import ConfigError, Conflict, RetryLater, Unavailable
 from decnet_master.ingester.ingest import FIRST_DELAY_SECS, LONGEST_DELAY_SECS, Ingester
+from decnet_master.ingester.retention import retain
 from decnet_master.journal.reader import JournalReader
 from decnet_master.settings import MasterSettings
 from decnet_master.store import Store
@@ -23,7 +25,7 @@ from decnet_master.store import Store
 LOCK_FILE = "ingester.lock"
 
 CONNECTIONS = 1
-"""The loop does one thing at a time."""
+"""Each task does one thing at a time."""
 
 SWITCH_SECS = 0.0005
 COLLECT_AFTER = 50_000
@@ -49,7 +51,10 @@ class App:
         """
         with _alone(self._settings.data_directory):
             _tune_interpreter()
-            await run({"ingest": self._ingest}, self._ready)
+            tasks = {"ingest": self._ingest}
+            if self._settings.retention_days:
+                tasks["retain"] = functools.partial(self._retain, self._settings.retention_days)
+            await run(tasks, self._ready)
 
     async def _ingest(self) -> None:
         async with await _open(self._settings.database) as store:
@@ -60,6 +65,10 @@ class App:
                 max_wait_secs=self._settings.batch_max_wait_ms / 1000,
             )
             await ingester.run(self._ready.one_more)
+
+    async def _retain(self, days: int) -> None:
+        async with await _open(self._settings.database) as store:
+            await retain(store, days)
 
 
 def build(settings: MasterSettings) -> App:

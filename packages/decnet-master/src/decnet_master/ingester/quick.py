@@ -140,11 +140,15 @@ def _shape(pieces: tuple[str, ...]) -> _Shape:
             raise ValueError(piece)
         places[found[1]] = place
     fields = tuple((name, place) for name, place in places.items() if name not in RESERVED_PARAMS)
-    names = ("trust", "src_ip", "src_port", "dst_ip", "dst_port", "session")
     return _Shape(
-        places["source"],
-        places["cursor"],
-        *(places.get(name, -1) for name in names),
+        source=places["source"],
+        cursor=places["cursor"],
+        trust=places.get("trust", -1),
+        src_ip=places.get("src_ip", -1),
+        src_port=places.get("src_port", -1),
+        dst_ip=places.get("dst_ip", -1),
+        dst_port=places.get("dst_port", -1),
+        session=places.get("session", -1),
         fields=fields,
         members=tuple((f"{encode_basestring(name)}:", place) for name, place in fields),
     )

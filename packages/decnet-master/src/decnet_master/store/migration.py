@@ -76,9 +76,10 @@ async def walk(url: str, revision: str, *, derive: bool = False) -> None:
 async def _derive(connection: AsyncConnection, *, sqlite: bool) -> None:
     # Locked by the update: an ingester that runs already stores nothing in between.
     outdated = update(ingest_position).where(ingest_position.c.derived_version != DERIVED_VERSION)
-    if (await connection.execute(outdated.values(derived_version=DERIVED_VERSION))).rowcount:
-        if count := await rebuild(connection, sqlite=sqlite):
-            log.info("derived.rebuilt", events=count)
+    if not (await connection.execute(outdated.values(derived_version=DERIVED_VERSION))).rowcount:
+        return
+    if count := await rebuild(connection, sqlite=sqlite):
+        log.info("derived.rebuilt", events=count)
 
 
 def alembic_config(connection: Connection | None = None) -> Config:

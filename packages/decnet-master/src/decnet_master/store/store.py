@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from decnet_core.errors import ConfigError
 from decnet_master.store.certificates import Certificates
-from decnet_master.store.engine import CONNECTIONS, Database, database_url, require_file
+from decnet_master.store.engine import CONNECTIONS, TRANSACTION_SECS, Database, database_url, require_file
 from decnet_master.store.events import Events
 from decnet_master.store.fleet import Fleet
 from decnet_master.store.hosts import Hosts
@@ -37,12 +37,13 @@ class Store:
         self.shipping = Shipping(database)
 
     @classmethod
-    async def open(cls, url: str, connections: int = CONNECTIONS) -> Self:
+    async def open(cls, url: str, connections: int = CONNECTIONS, transaction_secs: float = TRANSACTION_SECS) -> Self:
         """Connect and check the schema.
 
         Args:
             url: `sqlite:////path` or `postgresql://user:password@host/name`.
             connections: the most that are held at a time.
+            transaction_secs: the longest that one may take.
 
         Raises:
             ConfigError: not such a URL, no such file, or the schema is not this release's.
@@ -50,7 +51,7 @@ class Store:
         """
         parsed = database_url(url)
         require_file(parsed)
-        database = Database(parsed, connections)
+        database = Database(parsed, connections, transaction_secs)
         try:
             async with database.read() as connection:
                 revision = await connection.run_sync(_revision)
