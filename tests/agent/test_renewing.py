@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from decnet_agent import renewing
+from decnet_agent import inspection, renewing
 from decnet_agent.renewing import keep_renewed, renew_in_a_process
+from decnet_agent.settings import AgentSettings
+from decnet_core.errors import TrustError
 from decnet_core.identity import Identity, Role
 from decnet_core.pki.keystore import KeyStore
 from decnet_core.pki.live import LiveIdentity
@@ -116,3 +118,13 @@ async def test_a_process_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("DECNET_CONFIG", str(pipe))
     monkeypatch.setattr(renewing, "ATTEMPT_SECS", 0.5)
     assert await renew_in_a_process() == "it did not end within 0 s"
+
+
+def test_doctor_tells_a_renewal_that_is_late(tmp_path: Path) -> None:
+    settings = AgentSettings.load(data_directory=tmp_path)
+    Renewals(settings.identities_directory, DAY, 7 * DAY)
+    assert "renewed by itself after" in inspection._check_identity(settings)
+    Renewals(settings.identities_directory, 6 * DAY, 7 * DAY)
+    with pytest.raises(TrustError, match="should have been renewed at") as told:
+        inspection._check_identity(settings)
+    assert "decnet-agent renew" in told.value.advice

@@ -14,6 +14,7 @@ import pytest
 
 from decnet_agent import joining, master_client
 from decnet_agent.renewal import Renewal, renew
+from decnet_agent.renewing import renew_in_a_process
 from decnet_agent.settings import AgentSettings
 from decnet_core.endpoints import Endpoint
 from decnet_core.enrolment import JoinToken, RenewRequest
@@ -112,6 +113,22 @@ async def test_a_sibling_that_is_damaged_is_mended(worker: AgentSettings) -> Non
     (worker.identities_directory / "logship").unlink()
     assert (await renewed(worker, forced=False)).renewed
     assert stored(worker, Role.LOGSHIP).identity == Identity(Role.LOGSHIP, "w1")
+
+
+@pytest.mark.slow
+async def test_the_agents_process_renews(
+    worker: AgentSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ini = tmp_path / "decnet.ini"
+    ini.write_text(f"[decnet]\ndata-directory = {worker.data_directory}\n")
+    monkeypatch.setenv("DECNET_CONFIG", str(ini))
+    before = stored(worker)
+    assert await renew_in_a_process() is None
+    assert stored(worker) == before, "nothing was due"
+    (worker.identities_directory / "logship").unlink()
+    assert await renew_in_a_process() is None
+    assert stored(worker) != before
+    assert stored(worker, Role.LOGSHIP).not_after > now()
 
 
 async def test_the_same_requests_get_the_same_certificates(worker: AgentSettings, swarm: swarmctl.App) -> None:
@@ -306,6 +323,7 @@ async def test_the_ca_changes_under_a_working_fleet(fleet: Fleet, settings: Mast
     assert (await token_for(fleet.controller, "w4")).pin == new
 
 
+@pytest.mark.slow
 async def test_a_change_survives_a_restart_of_the_controller(settings: MasterSettings) -> None:
     pins = []
     for verb in ("rotate", None, "retire", None):
@@ -318,6 +336,7 @@ async def test_a_change_survives_a_restart_of_the_controller(settings: MasterSet
     assert pins[2] == pins[3] == pins[0][1:]
 
 
+@pytest.mark.slow
 async def test_forcing_cuts_off_who_did_not_renew_and_is_said_to(fleet: Fleet) -> None:
     await fleet.pki("rotate")
     await fleet.renew("w1")
@@ -327,6 +346,7 @@ async def test_forcing_cuts_off_who_did_not_renew_and_is_said_to(fleet: Fleet) -
         await fleet.renew("w2")
 
 
+@pytest.mark.slow
 async def test_an_open_token_of_the_old_ca_keeps_it(fleet: Fleet) -> None:
     token = await token_for(fleet.controller, "w9")
     await fleet.pki("rotate")

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from decnet_agent import __version__
@@ -20,6 +20,10 @@ from decnet_agent.settings import AgentSettings
 from decnet_core.errors import ConfigError, DecnetError, ExitCode, NotFound, TrustError, Unavailable
 from decnet_core.identity import Role
 from decnet_core.pki.keystore import KeyStore
+from decnet_core.pki.live import renewal_due
+
+_LATE = timedelta(hours=2)
+"""A renewal is tried at growing intervals of up to an hour."""
 
 
 def print_status(settings: AgentSettings, *, as_json: bool) -> int:
@@ -101,7 +105,15 @@ def _check_joined(settings: AgentSettings) -> str:
 
 
 def _check_identity(settings: AgentSettings) -> str:
-    return f"good until {_identity_until(settings)}"
+    stored = KeyStore(settings.identities_directory).load(Role.AGENT, datetime.now(UTC))
+    due = renewal_due(stored)
+    if datetime.now(UTC) - due > _LATE:
+        raise TrustError(
+            f"The certificates should have been renewed at {due:%Y-%m-%d %H:%M} UTC, and end at "
+            f"{stored.not_after:%Y-%m-%d %H:%M} UTC",
+            "`decnet-agent renew` says why it cannot be done.",
+        )
+    return f"good until {stored.not_after.isoformat()}, renewed by itself after {due.isoformat()}"
 
 
 def _identity_until(settings: AgentSettings) -> str:

@@ -52,8 +52,10 @@ async def keep_renewed(
         first_delay_secs: the longest pause after a first failure.
     """
     delay_secs, not_before = first_delay_secs, 0.0
+    pause_secs = random.uniform(0, look_secs)  # noqa: S311 -- a rack that is switched on comes spread over it
     while True:
-        await asyncio.sleep(look_secs)
+        await asyncio.sleep(pause_secs)
+        pause_secs = look_secs
         now = datetime.now(UTC)
         # An ended one is nothing to try: `LiveIdentity.watch` tells of it, and takes up what a new join stores.
         if not renewal_due(identity.stored) <= now <= identity.stored.not_after or time.monotonic() < not_before:
@@ -63,11 +65,11 @@ async def keep_renewed(
         if reason is None:
             delay_secs, not_before = first_delay_secs, 0.0
             continue
-        pause_secs = random.uniform(0, delay_secs)  # noqa: S311 -- spreads load, hides nothing
+        wait_secs = random.uniform(0, delay_secs)  # noqa: S311 -- spreads load, hides nothing
         delay_secs = min(delay_secs * 2, LONGEST_DELAY_SECS)
-        not_before = time.monotonic() + pause_secs
+        not_before = time.monotonic() + wait_secs
         ends = identity.stored.not_after.isoformat()
-        log.warning("renewal.failed", reason=reason, ends=ends, retry_in_secs=round(pause_secs))
+        log.warning("renewal.failed", reason=reason, ends=ends, retry_in_secs=round(wait_secs))
 
 
 async def renew_in_a_process() -> str | None:
