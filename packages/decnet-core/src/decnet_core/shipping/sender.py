@@ -179,7 +179,7 @@ class Sender:
         self._advance_check(now)
         payloads = block.split(b"\n")
         payloads.pop()
-        if all(payloads) and len(max(payloads, key=len)) <= MAX_LINE_BYTES:
+        if all(payloads) and (len(block) <= MAX_LINE_BYTES or len(max(payloads, key=len)) <= MAX_LINE_BYTES):
             self.sent += len(block)
             return [Send(encode_frames(payloads))]
         commands: list[Command] = []
