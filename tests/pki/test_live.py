@@ -179,6 +179,7 @@ async def test_watching_follows_and_tells_an_end(store, ca):
         finally:
             task.cancel()
     assert [line["event"] for line in logs] == ["identity.ended", "identity.changed"]
+    assert "decnet-agent join" in logs[0]["advice"]
 
 
 async def test_one_that_has_ended_is_waited_for_and_one_that_is_missing_is_not(store, ca):

@@ -139,9 +139,13 @@ class LiveIdentity:
                 on_change()
             elif now > self._stored.not_after and not self._ended_told:
                 self._ended_told = True
-                log.error(
-                    "identity.ended", identity=str(self._stored.identity), ended=self._stored.not_after.isoformat()
-                )
+                self._tell_the_end(now)
+
+    def _tell_the_end(self, now: datetime) -> None:
+        try:
+            self._store.load(self._role, now)
+        except DecnetError as error:  # which knows what is to be done about it
+            log.warning("identity.ended", reason=error.message, advice=error.advice)
 
 
 def renewal_due(stored: StoredIdentity) -> datetime:
