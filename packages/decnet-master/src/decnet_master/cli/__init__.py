@@ -11,6 +11,7 @@
     fleet      deploy, teardown, deckies
     evidence   events
     database   db rebuild, retention
+    journal    journal status, verify
     overview   status
     probes     ask the other ports whether they answer
     client     the one adapter that speaks to the controller

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -22,13 +22,14 @@ def add_to(app: typer.Typer) -> None:
 def _status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show which parts answer. Also how much there is of everything, and whether the journal has room."""
+    """Show which parts answer. Also how much there is of everything, and whether the evidence gets through."""
     from decnet_master.cli import probes  # noqa: PLC0415 -- heavy
 
     settings = MasterSettings.load()
     parts: dict[str, Callable[[], str]] = {
         "database": lambda: asyncio.run(_database(settings)),
         "journal": lambda: asyncio.run(_journal(settings)),
+        "evidence": lambda: asyncio.run(_evidence(settings)),
         "controller": lambda: _controller(settings),
         "enrolment": lambda: probes.enrolment(settings),
         "listener": lambda: probes.listener(settings),
@@ -63,29 +64,50 @@ async def _database(settings: MasterSettings) -> str:
 
 
 async def _journal(settings: MasterSettings) -> str:
-    """Tell how much waits for the ingester, and refuse to call a disk well that cannot take another segment."""
+    """Tell how much waits for the ingester, and refuse to call a journal well that may not grow."""
+    from decnet_master.journal.quota import usage  # noqa: PLC0415 -- as below
     from decnet_master.journal.segments import read_marker, segment_numbers, segment_path  # noqa: PLC0415 -- as below
-    from decnet_master.journal.writer import SEGMENT_BYTES  # noqa: PLC0415 -- as below
     from decnet_master.store import Store  # noqa: PLC0415 -- heavy
 
     folder = settings.journal_directory
     async with await Store.open(settings.database, connections=1) as store:
         stored = await store.ingest.position()
     try:
-        end, free_bytes = read_marker(folder), shutil.disk_usage(folder).free
+        end, used = read_marker(folder), usage(folder)
         between = [number for number in segment_numbers(folder) if stored.segment <= number < end.segment]
         waiting_bytes = sum(segment_path(folder, number).stat().st_size for number in between) + end.offset
     except OSError as cause:
         raise Unavailable(
             f"{folder} cannot be read: {cause.strerror}", "Run as the user who runs decnet-master, or as root."
         ) from cause
-    waiting_bytes = max(0, waiting_bytes - stored.offset)
-    if free_bytes < SEGMENT_BYTES:
+    waits = f"{max(0, waiting_bytes - stored.offset)} bytes wait for the ingester"
+    room = f"{used.journal_bytes >> 20} of {settings.journal_quota_mib} MiB used, {used.free_bytes >> 20} MiB left"
+    if folder.is_dir() and used.free_bytes < settings.journal_min_free_mib << 20:
         raise Unavailable(
-            f"its disk has {free_bytes >> 20} MiB left, {waiting_bytes} bytes wait for the ingester",
+            f"its disk has {used.free_bytes >> 20} MiB left and must keep {settings.journal_min_free_mib}, {waits}",
             f"Free space under {folder}; workers keep what is not acknowledged.",
         )
-    return f"{waiting_bytes} bytes wait for the ingester, {free_bytes >> 20} MiB left"
+    if used.journal_bytes >= settings.journal_quota_mib << 20:
+        raise Unavailable(f"{room}, {waits}", "See whether the ingester runs, or raise journal-quota-mib.")
+    return f"{waits}, {room}"
+
+
+async def _evidence(settings: MasterSettings) -> str:
+    """Tell whether what workers ship gets through, and who is silent."""
+    from decnet_master.findings import look  # noqa: PLC0415 -- heavy
+    from decnet_master.store import Store  # noqa: PLC0415 -- heavy
+
+    async with await Store.open(settings.database, connections=1) as store:
+        seen = await look(store, settings.dead_letter_alarm, datetime.now(UTC))
+    if seen.wrong:
+        first = seen.wrong[0]
+        raise Unavailable("; ".join(finding.message for finding in seen.wrong), first.advice)
+    shippers = [worker for worker in seen.overview.workers if worker.should_ship]
+    connected = sum(worker.connected for worker in shippers)
+    if seen.overview.listener is None:
+        return "no listener has reported yet"
+    waits = seen.overview.listener.backlog_lines
+    return f"{connected} of {len(shippers)} workers that should ship are connected, {waits} lines wait"
 
 
 def _controller(settings: MasterSettings) -> str:

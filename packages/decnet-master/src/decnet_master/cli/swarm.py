@@ -126,7 +126,7 @@ def _check(as_json: Json = False) -> None:
         terminal.print_json(reply.model_dump(mode="json"))
     else:
         terminal.print_table(
-            ("worker", "ok", "version", "generation", "deckies", "engine", "taps"),
+            ("worker", "ok", "version", "generation", "deckies", "engine", "taps", "log heard"),
             [
                 (
                     row.host,
@@ -136,6 +136,7 @@ def _check(as_json: Json = False) -> None:
                     row.deckies,
                     row.engine,
                     row.taps,
+                    row.heard_at and f"{row.heard_at:%Y-%m-%d %H:%M:%S}",
                 )
                 for row in reply.results
             ],
@@ -143,4 +144,7 @@ def _check(as_json: Json = False) -> None:
         for row in reply.results:
             if not row.ok:
                 terminal.say_failure(row.host, row.error, row.advice)
+            if row.silent_since is not None:
+                said = f"{row.host}: nothing comes from its log since {row.silent_since:%Y-%m-%d %H:%M:%S} UTC"
+                terminal.say_failure(row.host, said, "Run `decnet-logship status` there.")
     judge([(row.host, row.ok) for row in reply.results], "answered")

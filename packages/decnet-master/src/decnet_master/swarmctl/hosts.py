@@ -16,6 +16,7 @@ from decnet_master.enrolment.registrar import Registrar
 from decnet_master.enrolment.tokens import TokenMint
 from decnet_master.planning import NoWorkers
 from decnet_master.store import Host, HostStatus, Store, Token
+from decnet_master.store.shipping import WorkerShipping
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.messages import (
     BundleReply,
@@ -24,6 +25,7 @@ from decnet_master.swarmctl.messages import (
     DecommissionReply,
     EnrollReply,
     EnrollRequest,
+    HostCheck,
     TokenList,
     TokenView,
 )
@@ -95,9 +97,17 @@ def router(
         active = await active_hosts(store)
         if not active:
             raise NoWorkers
-        return CheckReply(results=tuple(await dispatcher.check(active)))
+        results = await dispatcher.check(active)
+        shipping = {worker.host: worker for worker in (await store.shipping.overview(datetime.now(UTC))).workers}
+        return CheckReply(results=tuple(_with_shipping(result, shipping.get(result.host)) for result in results))
 
     return routes
+
+
+def _with_shipping(result: HostCheck, shipping: WorkerShipping | None) -> HostCheck:
+    if shipping is None:
+        return result
+    return result.model_copy(update={"heard_at": shipping.heard_at, "silent_since": shipping.silent_since})
 
 
 def _token(token: Token) -> TokenView:

@@ -111,7 +111,11 @@ class RetireRequest(Contract):
 
 
 class HostCheck(Contract):
-    """What came of asking one worker how it is."""
+    """What came of asking one worker how it is.
+
+    `ok` and what follows is its agent's; `heard_at` is when its log shipper was last heard, and `silent_since` the same
+    while that is too long ago.
+    """
 
     host: str
     ok: bool
@@ -120,6 +124,8 @@ class HostCheck(Contract):
     deckies: int | None = None
     engine: str | None = None
     taps: str | None = None
+    heard_at: datetime | None = None
+    silent_since: datetime | None = None
     error: str | None = None
     advice: str | None = None
 
