@@ -6,7 +6,7 @@
     │   ├── LocalProtocolError                   our own bug: we were about to send or write them
     │   └── RemoteProtocolError                  the peer's: it sent them, or the file holds them
     ├── TrustError                      exit 77  an identity is missing, expired, foreign or not allowed
-    │   └── IdentityEnded                        our own certificate's time is over
+    │   └── IdentityEnded               exit 77  our own certificate's time is over
     ├── Unavailable                     exit 69  something we need does not answer now
     │   └── RetryLater                  exit 75  … and is known to come back by itself (a full disk, a busy peer)
     ├── Conflict                        exit 5   the state of the world forbids it (name taken, older generation)
