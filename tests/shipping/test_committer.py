@@ -7,8 +7,8 @@ from pathlib import Path
 
 from decnet_master.journal.record import Block
 from decnet_master.journal.writer import JournalWriter
-from decnet_master.listener.committer import Committer
-from tests.journal.blocks import SENDER, block
+from decnet_master.listener.committer import BLOCK_BYTES, FULL_BYTES, GROUP_BYTES, Committer
+from tests.journal.blocks import SENDER, block, hole
 from tests.shipping.receiving import reached
 
 
@@ -43,12 +43,23 @@ async def test_blocks_of_one_group_are_told_with_the_last(tmp_path: Path) -> Non
         one, other = Owner(), Owner()
         one.submit(committer, block(0, b"a"), block(2, b"b"), block(4, b"c"))
         other.submit(committer, block(0, b"x", stream="s2"))
-        assert committer.waiting_bytes == 8
+        assert committer.waiting_bytes == 8 + 4 * BLOCK_BYTES
         await committer.settled((SENDER, "s1"))
         await reached(lambda: (one.done, other.done) == ([6], [2]), "the last of each")
         assert (committer.counts.appends, committer.counts.blocks, committer.waiting_bytes) == (1, 4, 0)
         assert committer.durable_offset((SENDER, "s1")) == 6
         await committer.settled((SENDER, "never heard of"))
+
+
+async def test_blocks_without_data_fill_the_memory_too(tmp_path: Path) -> None:
+    async with committing(JournalWriter.open(tmp_path)) as committer:
+        owner = Owner()
+        most = FULL_BYTES // BLOCK_BYTES
+        owner.submit(committer, *(hole(number, number + 1) for number in range(most)))
+        assert committer.full
+        await reached(lambda: owner.done[-1:] == [most], "all of them")
+        assert (committer.waiting_bytes, committer.full) == (0, False)
+        assert committer.counts.appends >= FULL_BYTES // GROUP_BYTES
 
 
 async def test_a_bad_block_is_rejected_alone(tmp_path: Path) -> None:
