@@ -30,8 +30,8 @@ FULL_BYTES = 8 << 20
 """Blocks in memory over all connections: one group that is written and one that gathers meanwhile."""
 
 BLOCK_BYTES = 512
-"""What a block costs beside its data (400 were measured): a hole of a byte takes nine on the wire, and a peer that sent a window
-full of them would else cost gigabytes."""
+"""What a block costs beside its data (measured: 400). A hole of one byte takes nine on the wire, and a peer that sent a
+window full of them would else cost gigabytes."""
 
 FIRST_DELAY_SECS = 0.1
 LONGEST_DELAY_SECS = 5.0
