@@ -172,6 +172,12 @@ class Receiver:
         return self._end(Reason.BUSY, Unavailable("The sender was silent for too long"))
 
     def _frames(self, payloads: list[bytes], commands: list[Command]) -> None:
+        if self.state is State.OPEN and payloads:
+            # The usual case, in two passes without a step for each line: no payload holds an LF, so all are lines.
+            data = b"\n".join((*payloads, b""))
+            if data.count(b"\n") == len(payloads):
+                self._store_data(data, commands)
+                return
         lines: list[bytes] = []
         for payload in payloads:
             if is_control(payload):
@@ -189,15 +195,18 @@ class Receiver:
             raise RemoteProtocolError("A line came before RESUME")
         data = b"\n".join((*lines, b""))
         if data.count(b"\n") == len(lines):
-            fit = data.rfind(b"\n", 0, MAX_OFFSET - self._stored) + 1
-            if 0 < fit < len(data):  # the end of all counting: the lines up to it are good
-                self._store(fit, data[:fit], commands)
-                data = data[fit:]
-            self._store(len(data), data, commands)
+            self._store_data(data, commands)
             return
         bad = next(number for number, line in enumerate(lines) if b"\n" in line)
         self._store_lines(lines[:bad], commands)
         raise RemoteProtocolError("A line holds an LF")
+
+    def _store_data(self, data: bytes, commands: list[Command]) -> None:
+        fit = data.rfind(b"\n", 0, MAX_OFFSET - self._stored) + 1
+        if 0 < fit < len(data):  # the end of all counting: the lines up to it are good
+            self._store(fit, data[:fit], commands)
+            data = data[fit:]
+        self._store(len(data), data, commands)
 
     def _store(self, length: int, data: bytes, commands: list[Command]) -> None:
         start, end = self._stored, self._stored + length

@@ -17,7 +17,8 @@ before it were good and are not lost: the `feed` that meets both returns the goo
 later `feed` raises. A caller who wants to know at once looks at `error` after he has handled the payloads.
 
 Cost. Payloads are sliced out of the very bytes object that was fed; only a frame that straddles two feeds is copied,
-and only once, however small the pieces are that it comes in.
+and only once, however small the pieces are that it comes in. Frames of 100 to 999 bytes, which lines mostly are, are
+recognised by their four bytes of length and space in a table, without looking for either: half the time of a frame.
 
 It does not look into payloads (control frames of the shipping protocol are payloads here), and does not know the
 newline framing of RFC 6587 §3.4.2, which cannot carry a newline.
@@ -35,6 +36,11 @@ LARGEST_FRAME_BYTES = 9_999_999
 """No bound may be larger: seven digits are all that a length is ever read from (the largest line of ours is 1 MB)."""
 
 _ZERO = ord("0")
+
+_USUAL = {b"%d " % length: length for length in range(100, 1000)}
+_USUAL_BYTES = 4
+_LARGEST_USUAL = max(_USUAL.values())
+_NO_LENGTHS: dict[bytes, int] = {}
 
 
 def encode_frame(payload: bytes) -> bytes:
@@ -135,7 +141,13 @@ class FrameDecoder:
         append, find = payloads.append, buffer.find
         max_digits, max_frame_bytes = self._max_digits, self._max_frame_bytes
         at, end = 0, len(buffer)
+        usual = _USUAL.get if max_frame_bytes > _LARGEST_USUAL else _NO_LENGTHS.get
         while at < end:
+            known = usual(buffer[at : at + _USUAL_BYTES])
+            if known is not None and (at_next := at + _USUAL_BYTES + known) <= end:
+                append(buffer[at + _USUAL_BYTES : at_next])
+                at = at_next
+                continue
             space = find(b" ", at, at + max_digits + 1)
             digits = buffer[at:space] if space > 0 else buffer[at : at + max_digits + 1]
             # bytes.isdigit knows ASCII digits alone, so int() never sees a sign, a space or an underscore.
