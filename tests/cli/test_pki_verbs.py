@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,6 +28,8 @@ from decnet_core.errors import ConfigError, IdentityEnded, TrustError
 from decnet_core.identity import MASTER, WORKER_ROLES, Identity, Role
 from decnet_core.pki import certificates
 from decnet_core.pki.keystore import KeyStore
+from decnet_core.pki.tls import IdentityFiles, client_context
+from decnet_core.shipping.control import ALPN
 from decnet_master import installation
 from tests.cli.conftest import Cli
 from tests.pki.world import Ca, now
@@ -137,6 +143,50 @@ def test_serve_repairs_a_certificate_that_has_ended(cli: Cli) -> None:
         for name in ("controller", "enrolment", "listener"):
             daemon.wait_for_port(cli.ports[name], timeout_secs=60)
     assert keys.load(Role.MASTER, now()).not_after > now()
+
+
+def hello(cli: Cli, files: IdentityFiles) -> bytes:
+    """What the listener answers to a logship that shows these files and names a stream; empty when it hangs up."""
+    context = client_context(files, files.ca, [ALPN])
+    with contextlib.suppress(OSError):  # an alert or a reset is a refusal, also of the master by us
+        raw = socket.create_connection(("127.0.0.1", cli.ports["listener"]), 5)
+        with raw, context.wrap_socket(raw, server_hostname=MASTER.host) as connection:
+            connection.sendall(b"39 \nHELLO " + b"0" * 32)
+            return connection.recv(4096)
+    return b""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_the_listener_follows_a_change_of_the_ca_without_a_restart(cli: Cli, tmp_path: Path) -> None:
+    with cli.daemon("serve", "--no-api", "--no-ingester") as daemon:
+        for name in ("controller", "enrolment", "listener"):
+            daemon.wait_for_port(cli.ports[name], timeout_secs=60)
+        settings = worker_in(tmp_path / "w1")
+        join(settings, JoinToken.parse(document(cli, "swarm", "enroll", "w1")["token"]))
+
+        def logship() -> IdentityFiles:
+            return KeyStore(settings.identities_directory).load(Role.LOGSHIP, now()).files
+
+        old = logship()
+        assert b"RESUME" in hello(cli, old)
+        document(cli, "pki", "rotate", "--yes")
+        assert b"RESUME" in hello(cli, old)
+        renew(settings, forced=True)
+        until(lambda: b"RESUME" in hello(cli, logship()))  # it looks every two seconds
+        assert b"RESUME" in hello(cli, old)
+        document(cli, "pki", "retire", "--yes")
+        mixed = IdentityFiles(old.key, old.certificate, logship().ca)  # trusts the new CA, shows the old one's
+        until(lambda: hello(cli, mixed) == b"")
+        assert b"RESUME" in hello(cli, logship())
+        log = (cli.folder / "serve.log").read_text()
+        assert log.count('"event": "listener.started"') == 1
 
 
 def typed(cli: Cli, words: list[str], *arguments: str, until: str | None = None) -> tuple[int, str]:
