@@ -121,6 +121,7 @@ def test_on_a_worker_only_the_agent_may_write_the_keys():
     for name in ("decnet-logship", "decnet-updater"):
         assert Unit(name).get_service("ReadOnlyPaths") == "-/var/lib/decnet/identities"
     assert not Unit("decnet-agent").get_service("ReadOnlyPaths")
+    assert "/var/lib/decnet/identities" in Unit("decnet-tap").get_service("InaccessiblePaths")
 
 
 def test_the_user_of_the_units_is_made():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import ssl
+import subprocess
+import sys
 from datetime import timedelta
 
 import pytest
@@ -222,3 +224,19 @@ def test_renewals_of_a_fleet_are_spread_evenly():
     ]
     gaps = [later - earlier for earlier, later in itertools.pairwise(dues)]
     assert max(gaps) < 2 * (7 * DAY * SPREAD / 1000)
+
+
+def test_following_needs_no_certificate_library(store, ca):
+    """It would cost each daemon 13 MB for good."""
+    renew(store, ca, AGENT)
+    code = (
+        "import sys; from datetime import UTC, datetime; from pathlib import Path;"
+        "from decnet_core.identity import Role; from decnet_core.pki.keystore import KeyStore;"
+        "from decnet_core.pki.live import LiveIdentity, renewal_due;"
+        "live = LiveIdentity.open(KeyStore(Path(sys.argv[1])), Role.AGENT, datetime.now(UTC));"
+        "live.server_context(); live.client_context(); live.refresh(datetime.now(UTC)); renewal_due(live.stored);"
+        "print('cryptography' in sys.modules)"
+    )
+    folder = str(store.in_use(Role.AGENT).parent)
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == "False\n"
