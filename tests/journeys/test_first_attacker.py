@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
+import signal
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 import docker
 import pytest
 
-from tests.journeys.conftest import kill_alone, kill_child
+from tests.journeys.conftest import child_pid, kill_alone, kill_child
 from tests.lab.attack import Expectation, Row, Target, visit
 from tests.lab.lan import Lan
 from tests.lab.screen import Screen, find
@@ -72,21 +76,26 @@ def test_every_event_arrives_exactly_once(
     with Screen(site.api_url, site.admin_password) as screen:
         deckies = _targets(screen)
         expected = visit(lan.attacker, deckies[0], secrets.token_hex(3))
-        if victim == "tap":
-            # What the kernel told a tap in its last milliseconds dies with it: docs/threat-model.md says so.
-            assert screen.wait_for(expected, timeout_secs=_EVENTS_SECS) == []
         KILLS[victim](site)
         site.wait_for_tap()
         expected += visit(lan.attacker, deckies[1], secrets.token_hex(3))
         assert screen.wait_for(expected, timeout_secs=_EVENTS_SECS) == []
         stored = screen.stored()
-    for one in expected:
-        same = [row for row in stored if _is(one, row)]
-        assert len(same) == 1 or not one.once, (one.event_type, [row["fields"] for row in same])
-    assert [identifier for identifier, n in Counter(row["id"] for row in stored).items() if n > 1] == []
+    _assert_once(expected, stored)
     assert all(row["worker"] == "w1" for row in stored)
     for decky in deckies:
         _assert_console_is_stored(decky, stored, engine_client)
+
+
+def test_a_visit_that_no_tap_sees_arrives_too(site: Site, lan: Lan, screen: Screen) -> None:
+    """The tap is killed whenever it runs while the attacker is there, and told everything when it is let live."""
+    decky = _targets(screen)[0]
+    with _killed_whenever_it_runs(site) as kills:
+        expected = visit(lan.attacker, decky, secrets.token_hex(3))
+    assert len(kills) > 1
+    site.wait_for_tap()
+    assert screen.wait_for(expected, timeout_secs=_EVENTS_SECS) == []
+    _assert_once(expected, screen.stored())
 
 
 def test_the_stream_shows_what_the_database_holds(lan: Lan, screen: Screen) -> None:
@@ -105,6 +114,34 @@ def test_the_same_deploy_again_changes_nothing(site: Site, engine_client: docker
     assert len(before) == 2
     site.master_cli("deploy", "--count", "0", "--json")
     assert _started_at(engine_client) == before
+
+
+@contextlib.contextmanager
+def _killed_whenever_it_runs(site: Site) -> Iterator[list[int]]:
+    over = threading.Event()
+    killed: list[int] = []
+
+    def kill() -> None:
+        while not over.wait(0.02):
+            pid = child_pid(site.agent, "decnet_agent", "tap")
+            if pid is not None and pid not in killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+def _assert_once(expected: list[Expectation], stored: list[Row]) -> None:
+    for one in expected:
+        same = [row for row in stored if _is(one, row)]
+        assert len(same) == 1 or not one.once, (one.event_type, [row["fields"] for row in same])
+    assert [identifier for identifier, n in Counter(row["id"] for row in stored).items() if n > 1] == []
 
 
 def _targets(screen: Screen) -> list[Target]:

@@ -97,6 +97,23 @@ def test_a_killed_daemon_comes_back(unit: str, machine: Machine) -> None:
     machine.wait_for("bash", "-c", script, out="active")
 
 
+def test_what_the_tap_has_in_the_kernel_outlives_a_crash_and_a_restart_and_no_stop(machine: Machine) -> None:
+    ring, held = _ring(machine), _held(machine)
+    assert held >= 8  # ring, two maps, three tracepoints, two file queues
+    before = _pid(machine, "decnet-tap")
+    machine.run("kill", "-9", before)
+    script = f"[ $(systemctl show --value -p MainPID decnet-tap) != {before} ] && systemctl is-active decnet-tap"
+    machine.wait_for("bash", "-c", script, out="active")
+    assert (_ring(machine), _held(machine)) == (ring, held), machine.journal("decnet-tap")
+    machine.run("systemctl", "restart", "decnet-tap")
+    assert (_ring(machine), _held(machine)) == (ring, held), machine.journal("decnet-tap")
+    machine.run("systemctl", "stop", "decnet-tap")
+    assert _held(machine) == 0
+    machine.run("systemctl", "start", "decnet-tap")
+    assert _held(machine) == held
+    assert _ring(machine) not in {ring, ""}
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_stopping_is_quick_and_leaves_nothing(unit: str, machine: Machine) -> None:
     group = machine.run("systemctl", "show", "--value", "-p", "ControlGroup", unit).strip()
@@ -154,6 +171,18 @@ def test_the_wrong_user_is_told_what_to_do(command: str, machine: Machine) -> No
 def _state(machine: Machine, unit: str) -> str:
     shown = machine.run("systemctl", "show", "--value", "-p", "ActiveState,SubState", unit)
     return " ".join(shown.split())
+
+
+def _held(machine: Machine) -> int:
+    """How many descriptors systemd holds for the tap."""
+    return int(machine.run("systemctl", "show", "--value", "-p", "NFileDescriptorStore", "decnet-tap"))
+
+
+def _ring(machine: Machine) -> str:
+    """The kernel's number of the tap's ring buffer (map type 27)."""
+    pid = _pid(machine, "decnet-tap")
+    found = machine.shell(f"grep -lP '^map_type:\\t27$' /proc/{pid}/fdinfo/* | xargs grep -hP '^map_id:'")
+    return found.strip()
 
 
 def _pid(machine: Machine, unit: str) -> str:

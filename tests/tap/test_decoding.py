@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import socket
+import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from decnet_agent.tap import decoding
-from decnet_agent.tap.programs import Kind
+from decnet_agent.tap.programs import SOCKET_BYTES, Kind
 from decnet_core.errors import RemoteProtocolError
 from tests.tap.records import packed, record
 
@@ -62,3 +64,35 @@ def test_bytes_that_are_no_text_are_shown() -> None:
 def test_a_text_longer_than_its_record_is_refused() -> None:
     with pytest.raises(RemoteProtocolError):
         decoding.decode(packed(Kind.ENTERED, text=b"abc")[:-1])
+
+
+def _socket(family: int, state: int, peer: str, own: str) -> bytes:
+    ports = struct.pack("=H", 22) + struct.pack(">H", 40000)
+    packed4 = packed6 = b""
+    if family == socket.AF_INET:
+        packed4 = socket.inet_aton(peer) + socket.inet_aton(own)
+    else:
+        packed6 = socket.inet_pton(socket.AF_INET6, peer) + socket.inet_pton(socket.AF_INET6, own)
+    return struct.pack("=HBx", family, state) + ports + packed4.ljust(8, b"\xee") + packed6.ljust(32, b"\xee")
+
+
+@pytest.mark.parametrize(
+    ("family", "state", "peer", "flow"),
+    [
+        (socket.AF_INET, 1, "10.0.0.9", decoding.Flow("10.0.0.9", 40000, "10.0.0.9", 22)),
+        (socket.AF_INET, 8, "10.0.0.9", decoding.Flow("10.0.0.9", 40000, "10.0.0.9", 22)),  # the peer has closed
+        (socket.AF_INET, 10, "10.0.0.9", None),  # listens
+        (socket.AF_INET6, 1, "fe80::1", decoding.Flow("fe80::1", 40000, "fe80::1", 22)),
+        (socket.AF_INET6, 1, "::ffff:10.0.0.9", decoding.Flow("10.0.0.9", 40000, "10.0.0.9", 22)),
+    ],
+)
+def test_a_connection_is_read_from_the_kernels_socket(
+    family: int, state: int, peer: str, flow: decoding.Flow | None
+) -> None:
+    assert record(Kind.EXECUTED, socket=_socket(family, state, peer, peer)).flow == flow
+
+
+@pytest.mark.parametrize("family", [0, socket.AF_UNIX, 0xFFFF])
+def test_what_is_no_connection_of_the_internet_is_none(family: int) -> None:
+    data = struct.pack("=HB", family, 1).ljust(SOCKET_BYTES, b"\xff")
+    assert record(Kind.EXECUTED, socket=data).flow is None

@@ -18,7 +18,8 @@ def test_the_unit_holds_as_many_as_our_supervisor():
 
 def test_their_names_fit_into_one_environment_variable():
     probes = ["p.012345.4026532000.3.012345"] * 4000
-    files = ["file.1.4194304.012345"] * (MAX_DESCRIPTORS - len(probes))
+    files = ["name.1048575.18446744073709551615"] * 128
+    files += ["file.1.4194304.012345"] * (MAX_DESCRIPTORS - len(probes) - len(files))
     assert len("LISTEN_FDNAMES=" + ":".join(probes + files)) < 128 * 1024  # MAX_ARG_STRLEN, linux/binfmts.h
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +111,22 @@ def test_what_an_attacker_writes_into_arguments_stays_there(probes: KernelProbes
     assert decoding.arguments(hostile) == [b"/bin/true", b"a\nb\x01\xff", b""]
     assert len(long.text) == LONG_ARGUMENTS_BYTES
     assert long.text_bytes == len("/bin/true") + 1 + 100_000 + 1 + len("end") + 1
+
+
+@pytest.mark.parametrize(("address", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
+def test_the_connection_on_standard_input_is_told(
+    probes: KernelProbes, room: Room, address: str, family: socket.AddressFamily
+) -> None:
+    watch(probes, room)
+    with socket.create_server((address, 0), family=family) as server:
+        port = server.getsockname()[1]
+        room.say(f"/bin/true <>/dev/tcp/{address}/{port}; /bin/true </dev/null; /bin/true <<< text; exit")
+        peer, (_, own_port, *_) = server.accept()
+        records = _until_exited(probes, room.pid1)
+        peer.close()
+    connected, nothing, pipe = [record for record in records if record.kind is Kind.EXECUTED]
+    assert connected.flow == decoding.Flow(address, port, address, own_port)
+    assert (nothing.flow, pipe.flow) == (None, None)
 
 
 def test_other_processes_of_the_host_are_not_told(probes: KernelProbes, room: Room) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +15,7 @@ from decnet_agent.tap.programs import Kind
 from decnet_core.events import Event, EventType
 from tests.tap.records import NAMESPACE, SECOND, packed
 
-SHELL, CRON = 300, 40
+SHELL, CRON, LATE = 300, 40, 900
 FLOW = Flow("10.0.0.9", 40000, "10.0.0.1", 22)
 
 
@@ -26,8 +28,8 @@ class Machine:
     def program_of(self, pid: int) -> bytes:
         return b"/usr/sbin/sshd" if pid == 200 else b""
 
-    def served_flows(self, _pid: int) -> frozenset[Flow]:
-        return frozenset({FLOW})
+    def served_flows(self, pid: int) -> frozenset[Flow]:
+        return frozenset({FLOW}) if pid == 200 else frozenset()
 
     def served_ports(self, _pid: int) -> frozenset[int]:
         return frozenset({FLOW.dst_port})
@@ -115,3 +117,55 @@ def test_what_the_server_s_own_code_writes_for_a_visitor_is_his_but_for_its_reco
     decky.take(Kind.FORKED, pid=210, parent=200, name=b"sshd")
     assert decky.observer.writer(210, "/home/bob/uploaded") is not None
     assert decky.observer.writer(210, "/var/log/wtmp") is None
+
+
+def socket_of(flow: Flow) -> bytes:
+    """A record's socket: established, IPv4."""
+    addresses = socket.inet_aton(flow.src_ip) + socket.inet_aton(flow.dst_ip)
+    return struct.pack("=HBxH2s8s32x", socket.AF_INET, 1, flow.dst_port, struct.pack(">H", flow.src_port), addresses)
+
+
+def late_server(decky: Decky, pid: int, flow: Flow, file: bytes = b"/usr/sbin/sshd") -> None:
+    """A server's process of which we hear when it is gone: /proc says nothing (`Machine` knows pid 200 alone)."""
+    decky.take(Kind.FORKED, pid=pid, parent=LATE, name=b"sshd")
+    decky.take(Kind.EXECUTED, pid=pid, name=b"sshd", file=file, text=b"sshd\0-R\0", socket=socket_of(flow))
+    decky.take(Kind.FORKED, pid=pid + 1, parent=pid, name=b"sshd")
+    decky.run(pid + 1, b"/bin/bash", b"bash", b"-c", b"id")
+
+
+def test_a_visit_that_is_over_before_we_hear_of_it_has_its_visitor(decky):
+    late_server(decky, 901, Flow("10.0.0.77", 5555, "10.0.0.1", 22))
+    (event,) = decky.events
+    assert (event.src_ip, event.src_port, event.dst_port) == ("10.0.0.77", 5555, 22)
+    assert event.fields["command"] == "bash -c id"
+
+
+@pytest.mark.parametrize(
+    ("flow", "file"),
+    [
+        (Flow("10.0.0.77", 443, "10.0.0.1", 40000), b"/usr/sbin/sshd"),  # outward: nobody listens on 40000
+        (Flow("10.0.0.77", 5555, "10.0.0.1", 22), b"/tmp/sshd"),
+    ],
+)
+def test_what_only_looks_like_a_server_s_connection_is_none(decky, flow, file):
+    late_server(decky, 901, flow, file)
+    assert decky.events == []
+
+
+def test_a_later_observer_goes_on_in_the_middle_of_everything(decky):
+    """Each table is written down and read again between two records: passwords, orders and sessions survive."""
+    decky.take(Kind.PAM_ITEM, pid=200, name=b"sshd", number=2, text=b"root")
+    decky.writes("/etc/cron.d/x")
+    again = Decky()
+    for old, new in zip(decky.observer.tables, again.observer.tables, strict=True):
+        new.clear()
+        old.all_changed()
+        new.restore([(key, value) for key, value in old.changes() if value is not None])
+    again.observer.restored([Watched("web-01", "c0ffee", 2, NAMESPACE)])
+    again.take(Kind.PAM_ITEM, pid=200, name=b"sshd", number=6, text=b"secret")
+    again.run(SHELL, b"/usr/bin/id", b"id")
+    again.cron_runs(400, b"/bin/sh", b"sh", b"-c", b"true")
+    tried, ran, ordered = again.events
+    assert (tried.fields["user"], tried.fields["password"]) == ("root", "secret")
+    assert len({tried.session, ran.session, ordered.session}) == 1
+    assert (ran.fields["command"], ordered.fields["startup"]) == ("id", "true")

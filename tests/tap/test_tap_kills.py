@@ -204,6 +204,15 @@ def test_what_an_attacker_does_while_the_tap_is_killed_is_told_once(site: Site) 
     assert site.tap.log_text().count('"gapless": true') >= KILLS // 2
 
 
+def test_a_file_that_is_renamed_while_no_tap_runs_is_told_under_its_new_name(site: Site) -> None:
+    site.ssh("echo renamed > /tmp/first-name")
+    before = site.file("/tmp/first-name")
+    Killer(site).kill(0)
+    site.ssh("mv /tmp/first-name /tmp/second-name")
+    after = site.file("/tmp/second-name")
+    assert (after.session, after.fields["sha256"]) == (before.session, before.fields["sha256"])
+
+
 def test_nothing_stays_in_the_kernel_when_the_supervisor_ends(site: Site) -> None:
     """Ended by a signal or killed: what it held for the tap goes with it."""
     held = _held(site.tap)

@@ -67,38 +67,41 @@ class DescriptorStore:
 
     def __init__(self, bound: int) -> None:
         self._bound = bound
-        self._kept: list[tuple[str, int]] = []
+        self._kept: dict[str, list[int]] = {}
+        self._count = 0
         if bound:
             _allow_descriptors(bound)
 
     def keep(self, name: str, fds: Sequence[int]) -> None:
         """Hold descriptors, which are ours from now on; what is beyond the bound or has no proper name is closed."""
         for fd in fds:
-            if len(self._kept) < self._bound and is_name(name):
-                self._kept.append((name, fd))
+            if self._count < self._bound and is_name(name):
+                self._kept.setdefault(name, []).append(fd)
+                self._count += 1
             else:
                 os.close(fd)
                 log.warning("descriptor.refused", bound=self._bound)
 
     def let_go(self, name: str) -> None:
         """Close the descriptors of a name."""
-        for kept in [kept for kept in self._kept if kept[0] == name]:
-            self._kept.remove(kept)
-            os.close(kept[1])
+        for fd in self._kept.pop(name, []):
+            os.close(fd)
+            self._count -= 1
 
     @property
     def fds(self) -> tuple[int, ...]:
         """What the child's next process is to inherit, under the same numbers."""
-        return tuple(fd for _, fd in self._kept)
+        return tuple(fd for fds in self._kept.values() for fd in fds)
 
     def environment(self) -> dict[str, str]:
         """Tell that process which is which."""
-        return {INHERITED: ":".join(f"{fd}={name}" for name, fd in self._kept)} if self._kept else {}
+        kept = [f"{fd}={name}" for name, fds in self._kept.items() for fd in fds]
+        return {INHERITED: ":".join(kept)} if kept else {}
 
     def close(self) -> None:
         """Close all."""
-        while self._kept:
-            os.close(self._kept.pop()[1])
+        for name in list(self._kept):
+            self.let_go(name)
 
 
 def is_name(text: str) -> bool:

@@ -49,6 +49,8 @@ REFRESH_EVERY = 20
 """… and every so many looks, what is probed in each decky."""
 ALIVE_EVERY = 4
 """… and every so many, it is noted that a tap lives."""
+GATHER_SECS = 0.005
+"""How long records may wait in the ring for others: nobody sees it on a screen."""
 CATCH_UP_SECS = 10.0
 """How long files that waited while no tap ran may keep us from looking at the list."""
 RECORDS_AT_ONCE = 2000
@@ -80,24 +82,33 @@ class Tap:
         self._observer = Observer(self._emit)
         self._queue = FileQueue(holdings)
         self._captures = Captures(
-            self._queue, quarantine, self._observer, self._emit, commit=self._commit, drain_records=self._drain_records
+            self._queue,
+            quarantine,
+            self._observer,
+            self._emit,
+            holdings=holdings,
+            commit=self._commit,
+            drain_records=self._drain_records,
         )
         self._watched: Remembered[str, Watched] = Remembered("watched", PLAIN, _WATCHED)
-        tables = (self._watched, *self._observer.tables, *self._captures.tables)
+        self._known: Remembered[str, int] = Remembered("known", PLAIN, PLAIN)
+        """Deckies of whose processes we know: all that ran when they were first looked at."""
+        tables = (self._watched, self._known, *self._observer.tables, *self._captures.tables)
         self._memory = Memory(memory_directory, tables)
         self._sender = EvidenceSender(self._collector, self._memory.source, held=True)
         self._sender.restore(self._memory.outbox, self._memory.progress.last)
         self._sender.dropped = self._memory.progress.dropped
         self._probes = KernelProbes(holdings)
+        self._ended = False
+        self._take_over()
         refused = holdings.refuse()
         if refused:
             log.info("tap.descriptors_refused", names=len(refused))
-        self._take_over()
 
     async def run(self, ready: Callable[[], None] | None = None) -> None:
         """Watch until cancelled, or until a signal comes."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._probes.fd, self._read_records, RECORDS_AT_ONCE)
+        loop.add_reader(self._probes.fd, self._gather_records)
         log.info("tap.started", source=self._sender.source)
         if ready:
             ready()
@@ -111,6 +122,7 @@ class Tap:
         try:
             await daemon.run(tasks)
         finally:
+            self._ended = True
             loop.remove_reader(self._probes.fd)
             self._drain_records()
             await self._captures.finish()
@@ -145,7 +157,7 @@ class Tap:
         self._captures.restored(deckies)
         self._observer.restored(deckies)
         for decky in deckies:
-            self._look(decky, anew=not gapless)
+            self._look(decky, anew=not gapless or self._known.get(decky.container_id) != decky.pid1)
         for namespace in self._probes.watched() - {decky.namespace for decky in deckies}:
             self._probes.forget(namespace)
         if memory.found:
@@ -156,18 +168,16 @@ class Tap:
 
     async def _follow_deckies(self) -> NoReturn:
         looks = 0
+        listed = self._read_list()
+        self._adopt(listed or [])
         # What the kernel kept while no tap ran is about the deckies of then: they are not forgotten before it is read.
         with suppress(TimeoutError):
             async with asyncio.timeout(CATCH_UP_SECS):
                 await self._captures.caught_up.wait()
         while True:
-            try:
-                running = self._list.changed()
-            except DecnetError as cause:
-                log.warning("tap.list_unreadable", reason=cause.message)
-                running = None
-            if running is not None:
-                self._adopt(running)
+            if listed is not None:
+                self._forget_others(listed)
+                self._adopt(listed)
             if looks % REFRESH_EVERY == 0:
                 self._refresh()
             if looks % ALIVE_EVERY == 0:
@@ -176,16 +186,26 @@ class Tap:
             self._tell_lost()
             self._commit()
             await asyncio.sleep(LIST_SECS)
+            listed = self._read_list()
+
+    def _read_list(self) -> list[RunningDecky] | None:
+        """Read the list of deckies; None when it says nothing new."""
+        try:
+            return self._list.changed()
+        except DecnetError as cause:
+            log.warning("tap.list_unreadable", reason=cause.message)
+            return None
 
     def _adopt(self, running: list[RunningDecky]) -> None:
-        wanted = {decky.container_id: decky for decky in running}
-        for container_id, watched in self._watched.items():  # a copy
-            decky = wanted.get(container_id)
-            if decky is None or (decky.name, decky.pid1) != (watched.name, watched.pid1):
-                self._forget(watched)
         for decky in running:
             if decky.container_id not in self._watched:
                 self._watch(decky)
+
+    def _forget_others(self, running: list[RunningDecky]) -> None:
+        wanted = {(decky.container_id, decky.name, decky.pid1) for decky in running}
+        for watched in self._watched.values():
+            if (watched.container_id, watched.name, watched.pid1) not in wanted:
+                self._forget(watched)
 
     def _watch(self, decky: RunningDecky) -> None:
         namespace = procs.namespace_of(decky.pid1)
@@ -193,7 +213,9 @@ class Tap:
             log.warning("tap.decky_unwatchable", decky=decky.name, reason="its first process is gone or is the host's")
             return
         watched = Watched(decky.name, decky.container_id, decky.pid1, namespace)
+        # Before the kernel tells the first thing of it: a later tap must know whose record that is.
         self._watched.put(decky.container_id, watched)
+        self._commit()
         self._look(watched, anew=True)
 
     def _look(self, decky: Watched, *, anew: bool) -> None:
@@ -207,6 +229,8 @@ class Tap:
         self._probes.watch(decky.namespace)
         if anew:
             self._observer.watch(decky)
+            self._known.put(decky.container_id, decky.pid1)
+            self._commit()
         self._probes.refresh(decky.namespace, decky.pid1, decky.name)
         try:
             self._captures.watch(decky)
@@ -218,6 +242,7 @@ class Tap:
         self._drain_records()
         self._captures.take_in()
         self._watched.pop(decky.container_id)
+        self._known.pop(decky.container_id)
         self._probes.forget(decky.namespace)
         self._captures.forget(decky.namespace)
         self._observer.forget(decky.namespace)
@@ -229,6 +254,17 @@ class Tap:
                 self._forget(decky)
             else:
                 self._probes.refresh(decky.namespace, decky.pid1, decky.name)
+
+    def _gather_records(self) -> None:
+        """Let what follows at once come too: one commit for a program's fork, exec and exit costs a third of three."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._probes.fd)
+        loop.call_later(GATHER_SECS, self._read_gathered)
+
+    def _read_gathered(self) -> None:
+        if not self._ended:
+            self._read_records(RECORDS_AT_ONCE)
+            asyncio.get_running_loop().add_reader(self._probes.fd, self._gather_records)
 
     def _read_records(self, limit: int) -> None:
         for data in self._probes.read(limit):

@@ -5,11 +5,8 @@ thread: reading, hashing, storing, because a disk is slow. Between them a bounde
 no room, files wait in the kernel's queue, and one that finds no room there is counted and told as evidence.dropped.
 
 Who is killed in the middle of that loses nothing (`file_queue`): an event is done when the tap's memory holds what was
-made of it. A file that an earlier tap had finished, but had no time to strike off, is recognised by `captured`.
-
-A rename moves no content, so it needs no capture of its own; but the final name is what the attacker will run. The
-descriptor of each captured file is kept for a while, and when its file is found under another name the capture is
-told again with that name (same hash). A name taken and dropped between two looks is not seen.
+made of it. A file that an earlier tap had finished, but had no time to strike off, is recognised by `captured`. What
+happens to a captured file's name is `following`'s.
 """
 
 from __future__ import annotations
@@ -17,12 +14,11 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import structlog
 
@@ -31,26 +27,21 @@ from decnet_agent.tap import rooted
 from decnet_agent.tap.attribution import Process, writer
 from decnet_agent.tap.fanotify import READ_EVENTS, own_mounts
 from decnet_agent.tap.file_queue import FileQueue, Key, State, Taken
+from decnet_agent.tap.following import Following, path_of
+from decnet_agent.tap.holdings import Holdings
 from decnet_agent.tap.observer import Emit, Observer, Watched
 from decnet_agent.tap.quarantine import Kept, Quarantine
-from decnet_agent.tap.remembered import PLAIN, Codec, Remembered
+from decnet_agent.tap.remembered import NUMBERS, PLAIN, Remembered
 from decnet_core.errors import DecnetError
 from decnet_core.events import Event, EventType
 
 MAX_PENDING = 256
 """Open files that wait for the worker; beyond that events wait in the kernel."""
-MAX_FOLLOWED = 128
-FOLLOW_SECS = 600.0
-"""How long a captured file's name is watched; a file that large or that old is let go, so that its space is freed."""
-FOLLOW_FILE_BYTES = 8 << 20
 LOOK_SECS = 1.0
 FINISH_SECS = 3.0
 """How long files that were written just before the end may take; systemd gives us more, an operator's patience less."""
-MAX_PATH = 4096
 MAX_CAPTURED = 32_768
 """Captures that are remembered: twice what the kernel's queue holds, all of which a tap that takes over meets again."""
-
-_NUMBERS: Codec[Any] = Codec(list, lambda data: tuple(int(number) for number in data))
 
 log = structlog.get_logger()
 
@@ -65,17 +56,11 @@ class _Capture:
     taken: Taken
 
 
-@dataclass(slots=True)
-class _Followed:
-    capture: _Capture
-    path: str
-    until: float
-
-
 class Captures:
     """Watches the filesystems of deckies.
 
     Args:
+        holdings: where files that are followed outlive us.
         commit: makes all that was emitted and remembered safe.
         drain_records: takes in the kernel's records so far. A file's writer was forked before it wrote, so its record
             is in the ring by then.
@@ -92,6 +77,7 @@ class Captures:
         observer: Observer,
         emit: Emit,
         *,
+        holdings: Holdings,
         commit: Callable[[], None],
         drain_records: Callable[[], None],
     ) -> None:
@@ -101,18 +87,19 @@ class Captures:
         self._deckies: dict[int, Watched] = {}
         self._pending: asyncio.Queue[_Capture] = asyncio.Queue()
         self._in_hand: _Capture | None = None
-        self._followed: OrderedDict[tuple[int, int], _Followed] = OrderedDict()
+        self._following = Following(holdings, observer, emit)
         self._mounts: Remembered[int, int] = Remembered("mounts", PLAIN, PLAIN)
         self._dropped: Remembered[str, int] = Remembered("dropped", PLAIN, PLAIN)
-        self._captured: Remembered[Key, State] = Remembered("captured", _NUMBERS, _NUMBERS, MAX_CAPTURED)
+        self._captured: Remembered[Key, State] = Remembered("captured", NUMBERS, NUMBERS, MAX_CAPTURED)
         self.caught_up = asyncio.Event()
         self._recovered = False
-        self.tables = (self._mounts, self._dropped, self._captured)
+        self.tables = (self._mounts, self._dropped, self._captured, self._following.table)
 
     def restored(self, deckies: Iterable[Watched]) -> None:
         """Go on from what an earlier tap knew of these deckies."""
         for decky in deckies:
             self._deckies[decky.namespace] = decky
+        self._following.restored()
 
     def watch(self, decky: Watched) -> None:
         """Watch a decky's own filesystems.
@@ -140,8 +127,7 @@ class Captures:
         self._deckies.pop(namespace, None)
         for device in [device for device, owner in self._mounts.items() if owner == namespace]:
             self._mounts.pop(device)
-            for key in [key for key in self._followed if key[0] == device]:
-                os.close(self._followed.pop(key).capture.fd)
+            self._following.forget(device)
 
     async def run(self) -> NoReturn:
         """Keep what an earlier tap left, then what is written, until cancelled."""
@@ -185,16 +171,7 @@ class Captures:
         """Look for new names of captured files, and tell of drops, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_SECS)
-            now = asyncio.get_running_loop().time()
-            for key, followed in list(self._followed.items()):
-                path = _path(followed.capture.fd)
-                if path is None or now > followed.until:
-                    os.close(self._followed.pop(key).capture.fd)
-                elif path != followed.path:
-                    followed.path = path
-                    self._observer.named(followed.capture.process, path)
-                    draft = followed.capture.draft
-                    self._emit(replace(draft, at=datetime.now(UTC), fields={**draft.fields, "path": path}))
+            self._following.look()
             self._tell_drops()
             self._commit()
 
@@ -203,9 +180,7 @@ class Captures:
         self._queue.close()
         while not self._pending.empty():
             os.close(self._pending.get_nowait().fd)
-        for followed in self._followed.values():
-            os.close(followed.capture.fd)
-        self._followed.clear()
+        self._following.close()
 
     def take_in(self) -> bool:
         """Take what the kernel has now, as far as there is room; tell whether that was anything."""
@@ -281,7 +256,7 @@ class Captures:
         decky = self._deckies.get(self._mounts.get(status.st_dev) or 0)
         if decky is None or not stat.S_ISREG(status.st_mode):
             return None
-        path = _path(written.fd)
+        path = path_of(written.fd)
         process = self._observer.writer(written.pid, path or "")
         if process is None:
             return None
@@ -310,21 +285,10 @@ class Captures:
             fields["truncated"] = "true"
         event = replace(capture.draft, fields=fields)
         self._emit(event)
-        self._follow(replace(capture, draft=event), kept)
-
-    def _follow(self, capture: _Capture, kept: Kept) -> None:
-        status = os.fstat(capture.fd)
-        key = status.st_dev, status.st_ino
-        older = self._followed.pop(key, None)
-        if older is not None:
-            os.close(older.capture.fd)
-        if status.st_dev not in self._mounts or kept.size_bytes > FOLLOW_FILE_BYTES:
+        if capture.taken.key is not None and capture.taken.key[0] in self._mounts:
+            self._following.follow(capture.fd, event, capture.process)
+        else:
             os.close(capture.fd)
-            return
-        until = asyncio.get_running_loop().time() + FOLLOW_SECS
-        self._followed[key] = _Followed(capture, capture.draft.fields["path"], until)
-        while len(self._followed) > MAX_FOLLOWED:
-            os.close(self._followed.popitem(last=False)[1].capture.fd)
 
     def _tell_drops(self) -> None:
         for reason, count in self._dropped.items():
@@ -334,16 +298,6 @@ class Captures:
 
     def _drop(self, reason: str) -> None:
         self._dropped.put(reason, (self._dropped.get(reason) or 0) + 1)
-
-
-def _path(fd: int) -> str | None:
-    """Tell an open file's present path as its decky sees it, or None when it has no name any more.
-
-    The kernel names a file of a mount that is not in our own tree from the root of the tree that it is in.
-    """
-    if os.fstat(fd).st_nlink == 0:
-        return None
-    return os.fsencode(Path(f"/proc/self/fd/{fd}").readlink()).decode("utf-8", "backslashreplace")[:MAX_PATH]
 
 
 def _about(draft: Event) -> dict[str, object]:

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from decnet_core import descriptors
 
 MAX_DESCRIPTORS = 4400
-"""A thousand deckies with four probes each, 256 files in hand, and some for the rest. systemd hands their names, of at
-most 28 characters, over in one environment variable, and Linux bounds that at 128 KiB."""
+"""A thousand deckies with four probes each, 256 files in hand, 128 that are followed, and some for the rest. systemd
+hands their names over in one environment variable, and Linux bounds that at 128 KiB."""
 
 
 class Holdings:

@@ -29,6 +29,8 @@ class Codec(Generic[V]):
 
 PLAIN: Codec[Any] = Codec(lambda value: value, lambda data: data)
 """Texts and numbers."""
+NUMBERS: Codec[Any] = Codec(list, lambda data: tuple(int(number) for number in data))
+"""Tuples of numbers."""
 BYTES: Codec[bytes] = Codec(lambda value: value.decode("latin-1"), lambda data: data.encode("latin-1"))
 
 
