@@ -101,7 +101,7 @@ def _steps(visitor: Visitor) -> Iterator[tuple[EventType, Trust, dict[str, str],
     gets_in = chance.random() < 0.125
     tries = chance.randint(1, 3)
     for attempt in range(tries):
-        user, password = chance.choice(_USERS), f"P{int(chance.random() ** 2 * SECRETS):05}!word"
+        user, password = _pair(chance)
         yield EventType.CREDENTIAL_TRIED, sensor, {"user": user, "password": password, "by": "sshd"}, ""
         if gets_in and attempt == tries - 1:
             text = f"Accepted password for {user} from 203.0.113.7 port 4711 ssh2"
@@ -123,14 +123,20 @@ def _steps(visitor: Visitor) -> Iterator[tuple[EventType, Trust, dict[str, str],
     yield EventType.CONNECTION_CLOSED, sensor, {"reason": "closed by peer"}, ""
 
 
+def _pair(chance: random.Random) -> tuple[str, str]:
+    """Draw a user name and password out of the lists that bots share, the first ones most often."""
+    number = int(chance.random() ** 2 * SECRETS)
+    return _USERS[number % len(_USERS)], f"P{number:05}!word"
+
+
 def _attempts(chance: random.Random) -> Iterator[tuple[str, Event]]:
     number = 0
     while True:
         visitor = Visitor(chance, number)
         for _ in range(6):
             number += 1
-            password = f"new-{number}" if number % 2 else f"P{int(chance.random() ** 2 * SECRETS):05}!word"
-            fields = {"user": chance.choice(_USERS), "password": password, "by": "sshd"}
+            user, password = ("root", f"new-{number}") if number % 2 else _pair(chance)
+            fields = {"user": user, "password": password, "by": "sshd"}
             yield visitor.worker, visitor.event(EventType.CREDENTIAL_TRIED, number, fields=fields)
 
 

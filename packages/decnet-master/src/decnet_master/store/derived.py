@@ -1,20 +1,20 @@
 """Merge tallies into the derived tables, and make those anew from the events.
 
-Each table takes a load's rows in few statements: PostgreSQL one INSERT … SELECT FROM unnest(…) with an array for each
-column, SQLite one INSERT with the values of many rows. What is there and what comes are merged by the rules that the
-columns carry (`store.derived_tables`), in the caller's transaction.
+Each table takes a load's rows in few statements: PostgreSQL a COPY into a temporary table and one INSERT … SELECT from
+it, SQLite INSERTs with the values of many rows. What is there and what comes are merged by the rules that the columns
+carry (`store.derived_tables`), in the caller's transaction.
 
-Rows are given in the order of their keys: two writers that met in one table would then wait and not deadlock, and
-neighbours share a page.
+Rows are given in the order of their first key, so that neighbours in the index come one after the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, LargeBinary, Table, delete, select
+from sqlalchemy import Column, Table, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from decnet_master.store.bulk import insert_rows, raw_connection
@@ -33,14 +33,19 @@ _TYPE, _FIELDS = COLUMNS.index("event_type"), COLUMNS.index("fields")
 async def merge(connection: AsyncConnection, tally: Tally, *, sqlite: bool) -> None:
     """Add a tally to the tables, inside the caller's transaction."""
     for table in DERIVED:
-        rows = sorted(getattr(tally, table.name)())
+        rows = sorted(getattr(tally, table.name)(), key=itemgetter(0))
         if not rows:
             continue
         if sqlite:
             await insert_rows(connection, _insert(table), rows, _merging(table, least="MIN", greatest="MAX"))
         else:
-            statement = _insert_arrays(table) + _merging(table, least="LEAST", greatest="GREATEST")
-            await (await raw_connection(connection)).execute(statement, *zip(*rows, strict=True))
+            raw = await raw_connection(connection)
+            # asyncpg encodes a row for COPY at a tenth of what the same values cost it as arrays of parameters.
+            await raw.execute(
+                f"CREATE TEMP TABLE IF NOT EXISTS new_{table.name} (LIKE {table.name}) ON COMMIT DELETE ROWS"
+            )
+            await raw.copy_records_to_table(f"new_{table.name}", records=rows)
+            await raw.execute(_insert_new(table))
 
 
 async def rebuild(connection: AsyncConnection, *, sqlite: bool) -> int:
@@ -73,19 +78,13 @@ def _insert(table: Table) -> str:
 
 
 @cache
-def _insert_arrays(table: Table) -> str:
-    arrays = ", ".join(f"${n}::{_array(column)}" for n, column in enumerate(table.columns, 1))
-    return f"INSERT INTO {table.name} ({_names(table)}) SELECT * FROM unnest({arrays})"  # noqa: S608 -- names of ours
+def _insert_new(table: Table) -> str:
+    merging = _merging(table, least="LEAST", greatest="GREATEST")
+    return f"INSERT INTO {table.name} SELECT * FROM new_{table.name}{merging}"  # noqa: S608 -- names of ours
 
 
 def _names(table: Table) -> str:
     return ", ".join(f'"{column.name}"' for column in table.columns)
-
-
-def _array(column: Column[Any]) -> str:
-    if isinstance(column.type, LargeBinary):
-        return "bytea[]"
-    return "bigint[]" if isinstance(column.type, BigInteger) else "text[]"
 
 
 @cache
