@@ -14,15 +14,16 @@ from typing import Self
 
 import pytest
 
-from decnet_agent import cli
-from decnet_agent.joining import join, read_enrolment
+from decnet_agent import cli, master_client
+from decnet_agent.joining import has_joined, join, read_enrolment
 from decnet_agent.settings import AgentSettings
 from decnet_core.endpoints import Endpoint
 from decnet_core.enrolment import ENROLMENT_FILE, JoinToken
 from decnet_core.errors import ConfigError, Conflict, TrustError, Unavailable
 from decnet_core.identity import MASTER, WORKER_ROLES, Identity, Role
+from decnet_core.pki import certificates
 from decnet_core.pki.keystore import KeyStore
-from decnet_core.pki.tls import Clients, server_context
+from decnet_core.pki.tls import Clients, client_context, server_context
 from decnet_master.enrolment.tokens import TokenMint
 from decnet_master.store import Store
 from decnet_master.swarmctl import app as swarmctl
@@ -111,6 +112,53 @@ async def test_an_attempt_that_broke_off_is_continued(master, settings, stored):
     assert await do(settings, token) == Identity(Role.AGENT, "w1")
     for role in WORKER_ROLES:
         KeyStore(folder).load(role, datetime.now(UTC))
+
+
+async def test_a_decommissioned_worker_joins_anew_with_new_keys(master, settings):
+    await do(settings, await master.token())
+    store = KeyStore(settings.identities_directory)
+    before = {role: store.load(role, datetime.now(UTC)) for role in WORKER_ROLES}
+    keys = {stored.files.key.read_bytes() for stored in before.values()}
+    await master.decommission("w1")
+    token = await master.token()
+    for _ in range(2):  # the second time it has joined
+        await do(settings, token)
+        assert await asyncio.to_thread(has_joined, settings, token)
+    for role in WORKER_ROLES:
+        after = store.load(role, datetime.now(UTC))
+        assert after.files.key.read_bytes() not in keys
+        await asyncio.to_thread(master_client.confirm, master.endpoint, client_context(after.files, after.files.ca))
+
+
+async def test_a_worker_whose_certificates_ended_joins_anew(master, settings):
+    await do(settings, await master.token())
+    store = KeyStore(settings.identities_directory)
+    ended = Ca.make(datetime.now(UTC) - timedelta(days=30))
+    then = datetime.now(UTC) - timedelta(days=8)
+    for role in WORKER_ROLES:
+        leaf = ended.issue(Identity(role, "w1"), store.create_key(role), at=then)
+        store.store(role, certificates.certificate_pem(leaf), ended.pem, then)
+    await master.decommission("w1")
+    await do(settings, await master.token())
+    for role in WORKER_ROLES:
+        assert store.load(role, datetime.now(UTC)).identity == Identity(role, "w1")
+
+
+async def test_a_worker_of_a_master_whose_ca_was_made_anew_joins_anew(master, settings):
+    await do(settings, await master.token())
+    store = KeyStore(settings.identities_directory)
+    before = Ca.make(datetime.now(UTC) - timedelta(days=30))
+    for role in WORKER_ROLES:
+        leaf = before.issue(Identity(role, "w1"), store.create_key(role))
+        store.store(role, certificates.certificate_pem(leaf), before.pem, datetime.now(UTC))
+    await master.decommission("w1")
+    token = await master.token()
+    assert not await asyncio.to_thread(has_joined, settings, token)
+    await do(settings, token)
+    assert await asyncio.to_thread(has_joined, settings, token)
+    elsewhere = token.model_copy(update={"pin": "0" * 64, "address": "192.0.2.1:8771"})
+    with pytest.raises(Conflict, match="already, as w1"):
+        await do(settings, elsewhere)
 
 
 async def test_a_used_token_is_refused(master, settings, tmp_path):

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import secrets
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -216,14 +215,7 @@ def test_a_decommissioned_worker_is_refused_and_may_join_anew(site: Site) -> Non
     assert _stored(site, tag) == []
     token = json.loads(site.master_cli("swarm", "enroll", WORKER, "--json"))["token"]
     told = site.run("worker", ["decnet-agent", "join", "-"], text=token)
-    assert "nothing was changed" in told
-    data = site.folder / "worker" / "data"
-    assert str(data / "identities") in told
-    shutil.rmtree(data / "identities")
-    (data / "enrolment.json").unlink()
-    site.run("worker", ["decnet-agent", "join", "-"], text=token)
-    site.agent.stop()
-    site.agent.start()
+    assert f"This host is agent@{WORKER}" in told
     _assert_all_arrive_once(site, tag)
 
 

@@ -123,10 +123,7 @@ def _join(chosen: argparse.Namespace) -> int | None:
 
     settings, token = _settings(), JoinToken.parse(_token_text(chosen))
     if has_joined(settings, token):
-        print(  # noqa: T201
-            f"This host has joined already, as {token.host}; nothing was changed. If it was decommissioned since, "
-            f"remove {settings.identities_directory} and {settings.data_directory / 'enrolment.json'} and join again."
-        )
+        print(f"This host has joined already, as {token.host}; nothing was changed.")  # noqa: T201
         return None
     identity = join(settings, token, address=chosen.address)
     print(f"This host is {identity}. Start it: decnet-agent serve, or systemctl enable --now decnet-agent")  # noqa: T201

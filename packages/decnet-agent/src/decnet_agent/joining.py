@@ -30,7 +30,7 @@ from decnet_agent.grants import judged
 from decnet_agent.settings import AgentSettings
 from decnet_core.endpoints import Endpoint
 from decnet_core.enrolment import ENROLMENT_FILE, Enrolment, JoinReply, JoinRequest, JoinToken
-from decnet_core.errors import ConfigError, Conflict, RemoteProtocolError, TrustError
+from decnet_core.errors import ConfigError, Conflict, DecnetError, RemoteProtocolError, TrustError
 from decnet_core.identity import WORKER_ROLES, Identity, Role
 from decnet_core.pki.durable import PUBLIC_MODE, replace_file
 from decnet_core.pki.keystore import KeyStore, StoredIdentity
@@ -112,6 +112,9 @@ def read_enrolment(data_directory: Path) -> Enrolment | None:
 def has_joined(settings: AgentSettings, token: JoinToken) -> bool:
     """Tell whether the host is what the token would make it: then joining changes nothing.
 
+    It is not when its identities have ended or are damaged, when the master refuses them (it was decommissioned), or
+    when that master has another CA now. A master that does not answer does not count as refusing.
+
     Raises:
         Conflict: it is somebody else.
         ConfigError: what it remembers of its joining cannot be read.
@@ -121,16 +124,21 @@ def has_joined(settings: AgentSettings, token: JoinToken) -> bool:
     if enrolment is None:
         return False
     try:
-        agent = store.load(Role.AGENT, datetime.now(UTC))
+        agent, *_ = (store.load(role, datetime.now(UTC)) for role in WORKER_ROLES)
     except TrustError:
-        return False  # its identity has ended or is damaged: joining again mends it
-    if enrolment.host == token.host and token.pin in _pins_of(agent):
+        return False
+    master = Endpoint.parse(token.address)
+    pinned = token.pin in _pins_of(agent)
+    if enrolment.host != token.host or not (pinned or enrolment.master == master.host):
+        raise Conflict(
+            f"This host has joined already, as {agent.identity.host}",
+            f"Decommission it on the master and remove {settings.identities_directory} and "
+            f"{settings.data_directory / ENROLMENT_FILE} before it joins as {token.host}.",
+        )
+    try:
+        return pinned and _is_current(master, agent)
+    except DecnetError:
         return True
-    raise Conflict(
-        f"This host has joined already, as {agent.identity.host}",
-        f"Decommission it on the master and remove {settings.identities_directory} and "
-        f"{settings.data_directory / ENROLMENT_FILE} before it joins as {token.host}.",
-    )
 
 
 def _usable(store: KeyStore, role: Role, token: JoinToken) -> StoredIdentity | None:
@@ -139,7 +147,18 @@ def _usable(store: KeyStore, role: Role, token: JoinToken) -> StoredIdentity | N
         stored = store.load(role, datetime.now(UTC))
     except TrustError:
         return None
-    return stored if stored.identity.host == token.host and token.pin in _pins_of(stored) else None
+    if stored.identity.host != token.host or token.pin not in _pins_of(stored):
+        return None
+    return stored if _is_current(Endpoint.parse(token.address), stored) else None
+
+
+def _is_current(master: Endpoint, stored: StoredIdentity) -> bool:
+    """Ask the master whether it takes an identity."""
+    try:
+        master_client.confirm(master, client_context(stored.files, stored.files.ca))
+    except TrustError:
+        return False
+    return True
 
 
 def _pins_of(stored: StoredIdentity) -> frozenset[str]:

@@ -93,7 +93,7 @@ def _decommission(
     terminal.say(f"{reply.host} is refused from now on.")
     if reply.deckies:
         terminal.say(f"{reply.deckies} deckies of the fleet are placed on it: tear them down, or enrol it again.")
-    terminal.say(f"Before it joins again, remove identities/ and enrolment.json from {reply.host}'s data directory.")
+    terminal.say(f"It may join again: `decnet-master swarm enroll {reply.host}` makes a token.")
 
 
 def _check_name(name: str) -> None:
