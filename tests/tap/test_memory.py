@@ -221,6 +221,39 @@ async def test_a_memory_of_another_boot_is_delivered_and_removed(tmp_path):
     assert (tmp_path / "tap" / "tap.bad.unreadable").exists()
 
 
+async def test_a_memory_whose_end_a_power_cut_took_is_delivered(tmp_path):
+    """The collector has synced what it acknowledged, the tap has not: it has more than the memory knows of."""
+    collector = Collector()
+    with opened(tmp_path / "tap") as (memory, sender):
+        for number in range(10):
+            sender.offer(event(number))
+        memory.commit(sender)
+        source, file = memory.source, next((tmp_path / "tap").glob("*.sqlite3"))
+        with contextlib.closing(sqlite3.connect(tmp_path / "copy")) as copy:
+            memory._database.backup(copy)
+        for number in range(10, 20):
+            sender.offer(event(number))
+        memory.commit(sender)
+        async with listening(tmp_path / "events.sock", collector):
+            sending = asyncio.create_task(sender.run())
+            await asyncio.wait_for(sender.drained(), 10)
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+    for leftover in (tmp_path / "tap").glob("*.sqlite3*"):
+        leftover.unlink()
+    (tmp_path / "copy").rename(file)
+    of_another_boot(tmp_path / "tap")
+    with opened(tmp_path / "tap") as (memory, _):
+        async with listening(tmp_path / "events.sock", collector):
+            delivering = asyncio.create_task(deliver(memory.older, tmp_path / "events.sock"))
+            async with asyncio.timeout(20):
+                while file.exists():
+                    await asyncio.sleep(0.01)
+            delivering.cancel()
+            await asyncio.gather(delivering, return_exceptions=True)
+    assert [(one.source, one.cursor) for one in collector.events] == [(source, str(n)) for n in range(1, 21)]
+
+
 @given(st.lists(st.tuples(st.integers(0, 8), st.none() | st.binary(max_size=4)) | st.none()))
 def test_a_table_is_what_its_changes_make_of_it(steps):
     """However it was changed, and whenever the changes were taken (None): the same entries in the same order."""

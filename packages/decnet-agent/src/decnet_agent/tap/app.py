@@ -51,8 +51,8 @@ ALIVE_EVERY = 4
 """… and every so many, it is noted that a tap lives."""
 GATHER_SECS = 0.005
 """How long records may wait in the ring for others: nobody sees it on a screen."""
-CATCH_UP_SECS = 10.0
-"""How long files that waited while no tap ran may keep us from looking at the list."""
+CATCH_UP_SECS = 60.0
+"""How long files that waited while no tap ran (16,384 at most) may keep us from forgetting deckies that are gone."""
 RECORDS_AT_ONCE = 2000
 """Records taken before other things get a turn: about 50 ms."""
 

@@ -17,6 +17,9 @@ from decnet_agent.evidence.sender import EvidenceSender
 from decnet_agent.tap.memory import open_memory, read_meta, read_outbox
 from decnet_core.errors import DecnetError
 
+_ANY_CURSOR = 1 << 62
+"""A power cut may have taken the memory's end, but not what the collector has: it may acknowledge what we do not know."""
+
 log = structlog.get_logger()
 
 
@@ -53,7 +56,7 @@ def _load(path: Path, collector: Path) -> EvidenceSender | None:
         with contextlib.closing(open_memory(path)) as database:
             meta = read_meta(database)
             # A tap that was killed while it made the file has neither said nor promised anything.
-            sender.restore(read_outbox(database) if meta else [], int(meta.get("last", "0")))
+            sender.restore(read_outbox(database) if meta else [], _ANY_CURSOR)
     except (OSError, ValueError, DecnetError) as cause:
         log.warning("evidence.leftover_unreadable", file=path.name, reason=type(cause).__name__)
         path.rename(path.with_suffix(".unreadable"))
