@@ -29,6 +29,7 @@ from decnet_master.store.tally import TELLING
 from decnet_master.store.values import micros
 
 _HOST_CHARS, _APP_CHARS, _MSGID_CHARS = 255, 48, 32  # RFC 5424 §6
+_MOST_PARAMS = 64  # our own lines have a dozen; 512 shapes of a megabyte of names would be gigabytes
 _PID_DIGITS = 18  # all such numbers fit into 63 bits
 _ADDRESS_CHARS = 45
 
@@ -133,6 +134,8 @@ class _Known(dict[Any, Any]):
 
 
 def _shape(pieces: tuple[str, ...]) -> _Shape:
+    if len(pieces) > _MOST_PARAMS:
+        raise ValueError("more parameters than a line of ours has")
     places: dict[str, int] = {}
     for place, piece in enumerate(pieces):
         found = _NAME.fullmatch(piece)
