@@ -18,11 +18,13 @@ certificate and its roots change is made by `decnet_core.pki.live`. Established 
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from decnet_core.errors import TrustError
 
@@ -114,6 +116,19 @@ def bound_connection_memory(read_buffer_bytes: int = READ_BUFFER_BYTES) -> None:
     from asyncio import sslproto  # noqa: PLC0415 - only who calls this needs it
 
     sslproto.SSLProtocol.max_size = read_buffer_bytes
+
+
+def resize_read_buffer(transport: asyncio.BaseTransport, read_buffer_bytes: int) -> None:
+    """Give one live connection a read buffer of its own size, from its next read on.
+
+    asyncio has no word for it. A Python whose transports are made otherwise keeps the size that it has: the buffer is
+    a matter of memory and speed, never of correctness.
+    """
+    protocol: Any = getattr(transport, "_ssl_protocol", None)
+    if all(hasattr(protocol, name) for name in ("max_size", "_ssl_buffer", "_ssl_buffer_view")):
+        protocol.max_size = read_buffer_bytes
+        protocol._ssl_buffer = bytearray(read_buffer_bytes)  # noqa: SLF001 -- see above
+        protocol._ssl_buffer_view = memoryview(protocol._ssl_buffer)  # noqa: SLF001
 
 
 def _harden(context: ssl.SSLContext, alpn: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from decnet_core.shipping.control import Reason
 from decnet_master.journal.record import Key
 from decnet_master.listener.committer import Committer
 from decnet_master.listener.ledger import Ledger
+from decnet_master.listener.read_buffer import Budget
 from decnet_master.listener.roll import Roll, caller
 
 WINDOW_BYTES = 4 << 20
@@ -53,6 +54,7 @@ class Books:
         self.ledger = ledger
         self._stall_secs = stall_secs
         self.counts = Counts()
+        self.read_budget = Budget()
         self._holders: dict[Key, Holder] = {}
 
     @property

@@ -18,6 +18,7 @@ from decnet_core.shipping.control import Reason
 from decnet_core.shipping.receiver import Command, End, Limits, Receiver, Resolve, Send, Store
 from decnet_master.journal.record import Block, Key, Kind
 from decnet_master.listener.books import WINDOW_BYTES, Books
+from decnet_master.listener.read_buffer import ReadBuffer
 
 UNREAD_BYTES = 64 << 10
 """A peer that does not read its acknowledgements, 20 bytes each, is gone or hostile."""
@@ -33,6 +34,7 @@ class Connection:
     ) -> None:
         self._books = books
         self._transport = transport
+        self._buffer = ReadBuffer(transport, books.read_budget)
         self._identity = str(peer.identity)
         self._certificate_ends_at = certificate_ends_at
         self._machine = Receiver(Limits(), time.monotonic())
@@ -44,6 +46,7 @@ class Connection:
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the transport."""
+        self._buffer.took(len(data))
         if self._is_known:
             self._books.ledger.heard(self.peer.identity.host)
         self._execute(self._machine.receive(data, time.monotonic()))
@@ -59,6 +62,7 @@ class Connection:
 
     def tick(self, now: float) -> None:
         """Let time pass."""
+        self._buffer.tick()
         if not self.paused:
             self._execute(self._machine.tick(now))
 
@@ -68,6 +72,7 @@ class Connection:
 
     def lost(self) -> None:
         """Forget the connection; its blocks that wait are still made durable."""
+        self._buffer.lost()
         if self._resolving is not None:
             self._resolving.cancel()
         self._release()

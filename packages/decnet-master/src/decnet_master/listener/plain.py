@@ -20,6 +20,7 @@ from decnet_core.shipping.control import Reason
 from decnet_core.syslog.framing import FrameDecoder, encode_frames
 from decnet_master.journal.record import Block, Kind
 from decnet_master.listener.books import WINDOW_BYTES, Books
+from decnet_master.listener.read_buffer import ReadBuffer
 
 SILENCE_SECS = 3600.0
 """Plain senders have no sign of life; rsyslog keeps its connection open over quiet hours, the kernel's keepalive ends
@@ -41,6 +42,7 @@ class PlainConnection:
     ) -> None:
         self._books = books
         self._transport = transport
+        self._buffer = ReadBuffer(transport, books.read_budget)
         self._certificate_ends_at = certificate_ends_at
         self._is_known = False  # to the ledger
         self._decoder = FrameDecoder(max_message_bytes)
@@ -55,6 +57,7 @@ class PlainConnection:
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the transport."""
+        self._buffer.took(len(data))
         self._heard_at = time.monotonic()
         self._books.ledger.heard(self.peer.identity.host)
         try:
@@ -78,6 +81,7 @@ class PlainConnection:
 
     def tick(self, now: float) -> None:
         """Let time pass."""
+        self._buffer.tick()
         if not self.paused and now - self._heard_at > SILENCE_SECS:
             self._transport.close()
 
@@ -87,6 +91,7 @@ class PlainConnection:
 
     def lost(self) -> None:
         """Forget the connection."""
+        self._buffer.lost()
         self._admission.cancel()
         if self._is_known:
             self._books.ledger.disconnected(self.peer.identity.host)
