@@ -166,6 +166,17 @@ def test_what_cannot_be_proved_is_told_once_and_not_taken(store, ca, impostor, f
     assert live.stored == third
 
 
+def test_what_was_mended_is_taken(store, ca):
+    renew(store, ca, AGENT)
+    live = LiveIdentity.open(store, Role.AGENT, now())
+    second = renew(store, ca, AGENT)
+    second.files.key.chmod(0o644)
+    assert not live.refresh(now())
+    second.files.key.chmod(0o600)
+    assert live.refresh(now())
+    assert live.stored == second
+
+
 async def test_watching_follows_and_tells_an_end(store, ca):
     renew(store, ca, AGENT, at=now() - HOUR, lifetime=HOUR + timedelta(seconds=1))
     live = LiveIdentity.open(store, Role.AGENT, now())

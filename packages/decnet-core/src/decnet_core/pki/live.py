@@ -105,12 +105,12 @@ class LiveIdentity:
     def refresh(self, now: datetime) -> bool:
         """Take up what is in use on disk; return whether it is another identity than before.
 
-        What cannot be proved, or belongs to somebody else, is logged once and not taken.
+        What cannot be proved, or belongs to somebody else, is logged once and not taken as long as it is so.
         """
         folder = None
         try:
             folder = self._store.in_use(self._role)
-            if folder is None or folder == self._stored.files.key.parent or folder.name == self._refused:
+            if folder is None or folder == self._stored.files.key.parent:
                 return False
             stored = self._store.load(self._role, now)
             if stored.identity != self._stored.identity:
@@ -120,8 +120,10 @@ class LiveIdentity:
             for server in self._servers:
                 server.prepare(stored)
         except DecnetError as error:
-            self._refused = None if folder is None else folder.name
-            log.warning("identity.refused", role=self._role, reason=error.message, advice=error.advice)
+            # It may be mended (a clock, a mode), so it is tried each time; it is told once.
+            if error.message != self._refused:
+                log.warning("identity.refused", role=self._role, reason=error.message, advice=error.advice)
+            self._refused = error.message
             return False
         for server in self._servers:
             server.swap()
