@@ -18,7 +18,7 @@ from decnet_agent.tap.memory import open_memory, read_meta, read_outbox
 from decnet_core.errors import DecnetError
 
 _ANY_CURSOR = 1 << 62
-"""A power cut may have taken the memory's end, but not what the collector has: it may acknowledge what we do not know."""
+"""A power cut may take the end of a memory, not what the collector has: that may acknowledge what we do not know of."""
 
 log = structlog.get_logger()
 
