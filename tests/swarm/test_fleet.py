@@ -145,6 +145,8 @@ async def test_a_change_for_a_busy_worker_is_told_and_sent_after(
         (row,) = reply["results"]
         assert not row["ok"]
         assert "still busy with generation" in row["error"]
+    (row,) = (await deploy(controller, 0))["results"]
+    assert "still busy" in row["error"], "who asks for what is unsettled is told of it"
     agent.release.set()
     await first
     async with asyncio.timeout(10):

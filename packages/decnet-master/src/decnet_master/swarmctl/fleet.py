@@ -103,8 +103,10 @@ class _Changes:
         concerned = changed | unsettled | self._dispatcher.busy
         hosts = [host for host in await active_hosts(self._store) if host.name in concerned]
         missing = sorted((changed | unsettled) - {host.name for host in hosts})
+        # A command that changes nothing was given for what is unsettled: then it is told of all.
+        unasked = concerned - changed if changed else frozenset[str]()
         results = await self._dispatcher.apply(
-            hosts, shards(generation, concerned, fleet), removing=removing, unasked=concerned - changed
+            hosts, shards(generation, concerned, fleet), removing=removing, unasked=unasked
         )
         advice = "Its deckies stay in the fleet; tear them down, or enrol the host again."
         results += [WorkerResult(host=host, ok=False, error=f"{host} is not active", advice=advice) for host in missing]
