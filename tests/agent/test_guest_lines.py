@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import json
 import time
 from datetime import UTC, datetime
 
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decnet_agent.evidence.guest_lines import read_line
-from decnet_core.events import Event, check, to_syslog
+from decnet_core.events import Event, EventType, check, to_syslog
 from decnet_core.syslog.rfc5424 import encode
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -198,3 +200,14 @@ def test_a_line_made_to_be_hard_is_read_at_once(program, start, piece):
     for _ in range(50):
         read(words, program)
     assert time.process_time() - before < 0.5
+
+
+def test_a_line_end_that_a_guest_smuggled_in_makes_no_sentence_and_no_work():
+    words = "Connection closed by user x" + " 192.0.2.7 port 1:1: " * 390 + "\nx"
+    spilled = base64.b64encode(json.dumps({"@spilled": {"message": words}}).encode())
+    line = b'<86>1 - h sshd 1 - [relay@55555 nested="' + spilled + b'"] x'
+    before = time.process_time()
+    for _ in range(50):
+        event = read_raw(line)
+    assert time.process_time() - before < 0.5  # trying each address would take a second and more
+    assert (event.event_type, event.src_ip, event.text) == (EventType.GUEST_LINE, None, f"sshd: {words[:8192]}")
