@@ -18,8 +18,8 @@ LEAST_BYTES = 8 << 10
 MOST_BYTES = 256 << 10
 GROWTH = 8
 """8, 64 and 256 KiB."""
-BUDGET_BYTES = 8 << 20
-"""For all that have more than the least: thirty connections at full speed, which no disk of a master keeps up with."""
+BUDGET_BYTES = 4 << 20
+"""For all that have more than the least: sixteen connections at full speed are more than two cores read."""
 
 
 @dataclass(slots=True)
