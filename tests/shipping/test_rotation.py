@@ -298,6 +298,30 @@ def test_a_writer_that_has_not_reopened_yet_is_waited_for(their: Their) -> None:
     assert second == [LABEL + their.written[-1]]
 
 
+@rotations
+def test_rotations_while_a_rotated_file_is_still_waited_for(their: Their, rotate: Callable[[Their], None]) -> None:
+    """What was at the path when the reader looked is two files further by the time its turn comes."""
+    reader = Reader(their.path)
+    reader.read()
+    their.write(2)
+    written_at = their.now
+    their.rotate_by_rename()
+    waited_for = their.path.with_name("their.log.1").rename(their.path.with_name("their.log-waited-for"))
+    os.utime(waited_for)
+    reader.restart()
+    reader.read()
+    assert len(reader.master) == 1, "the rotated file was written just now"
+    for _ in range(2):
+        their.write(2)
+        rotate(their)
+        their.write(1)
+    os.utime(waited_for, (written_at, written_at))
+    reader.read()
+    assert reader.lines == their.written
+    assert len(reader.master) == 4
+    assert reader.rotation.lost_bytes == 0
+
+
 def test_a_half_line_at_the_end_of_a_rotated_file_is_sent_with_a_mark(their: Their) -> None:
     reader = Reader(their.path)
     reader.read()

@@ -127,8 +127,9 @@ class Rotation:
         for _ in range(_TRIES):
             if self._file is not None:
                 break
-            if not self._queue:
-                self._queue.extend(self._to_ship())
+            if not self._queue or self._queue[0].is_live:
+                # What stands at the path may have been rotated, more than once, while the file before was shipped.
+                self._queue = deque(self._to_ship())
             if self._queue:
                 self._file = self._opened(self._queue.popleft())
         return self._file
@@ -217,7 +218,7 @@ class Rotation:
 
     def _opened(self, found: _Found) -> LogFile | None:
         file = LogFile.open(found.path, self._max_line_bytes)
-        if file is None or (file.stat().st_dev, file.stat().st_ino) != (found.stat.st_dev, found.stat.st_ino):
+        if file is None or not _is_still(file, found):
             if file is not None:
                 file.close()
             self._queue.clear()  # rotated meanwhile: look again
@@ -411,6 +412,12 @@ def _is_copy(found: _Found, of: _Found) -> bool:
             )
     except (Foreign, Unavailable):
         return False
+
+
+def _is_still(file: LogFile, found: _Found) -> bool:
+    """Tell whether a file that was opened is the one that was looked at, and was not truncated meanwhile."""
+    now, before = file.stat(), found.stat
+    return (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino) and now.st_size >= before.st_size
 
 
 def _grew(file: LogFile, known: Generation) -> bool:
