@@ -63,7 +63,7 @@ def read_line(line: bytes, *, at: datetime, decky: str, source: str, cursor: str
         return Event(at, decky, HOST_SERVICE, EventType.GUEST_LINE, Trust.GUEST, source, cursor, text=text)
     words = message.message.strip()[:MAX_TEXT_CHARS]
     program = message.app.rpartition("/")[2]
-    # A daemon's sentence has no line end: rsyslog escapes them. One can only come in by a `nested` that a guest made up.
+    # A daemon's sentence has no line end: rsyslog escapes them. One comes in only by a `nested` that a guest made up.
     said = _OTHER if "\n" in words else _READERS.get(program, _read_other)(words)
     procid = message.procid
     return Event(
