@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import re
 import stat
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from decnet_core.errors import ConfigError, RetryLater, Unavailable
-from decnet_master.store import Store, migrate
+from decnet_master.journal.reader import START, Position
+from decnet_master.store import Load, NewEvent, Store, migrate
 from decnet_master.store.engine import Database, database_url
 from decnet_master.store.migration import alembic_config, walk
 from decnet_master.store.revision import HEAD
 from decnet_master.store.schema import metadata
+from tests.store.samples import HOSTILE_TEXTS, an_event
 from tests.store.samples import NOW as _NOW
 
 
@@ -72,6 +75,29 @@ async def test_migrations_walk_up_and_down(empty_url: str) -> None:
         for step in [*steps[-2::-1], "base"]:
             await walk(empty_url, step)
         assert await _asked(empty_url, _tables) == set()
+
+
+async def test_events_walk_down_and_up_with_the_schema(url: str) -> None:
+    async with await Store.open(url) as store:
+        before = START
+        for number in range(1, 7):
+            row = NewEvent(an_event(number, text=HOSTILE_TEXTS[number]), "w", _NOW + timedelta(days=number // 3))
+            await store.ingest.append(Load.of([row]), [], Position(1, number), before)
+            before = Position(1, number)
+        rows = await store.events.page()
+    assert rows[-1]["seq"] > 1 << 36, "there are several days"
+    for _ in range(2):
+        await walk(url, "0003")
+        await migrate(url)
+        async with await Store.open(url) as store:
+            again = await store.events.page()
+            assert [row | {"seq": 0} for row in again] == [row | {"seq": 0} for row in rows]
+            assert [row["seq"] for row in again] == list(range(1, len(rows) + 1))
+            assert await store.ingest.position() == before
+            row = NewEvent(an_event(99), "w", _NOW + timedelta(days=9))
+            after = Position(before.segment, before.offset + 1)
+            await store.ingest.append(Load.of([row]), [], after, before)
+            before, rows = after, await store.events.page()
 
 
 async def test_migrating_again_keeps_what_is_there(url: str) -> None:

@@ -80,8 +80,10 @@ def _move_events(*, numbered: bool) -> None:
     if op.get_context().dialect.name == "postgresql":
         op.execute("ALTER INDEX pk_events RENAME TO pk_events_before")
     _create_events(numbered=numbered)
-    names = ", ".join(("seq", *(column.name for column in _event_columns())))
-    op.execute(f"INSERT INTO events ({names}) SELECT {names} FROM events_before ORDER BY seq")  # noqa: S608 -- ours
+    names = ", ".join(column.name for column in _event_columns())
+    # Without days the numbers have no gaps, and fit into the first slice when they come up again.
+    seq = "row_number() OVER (ORDER BY seq)" if numbered else "seq"
+    op.execute(f"INSERT INTO events (seq, {names}) SELECT {seq}, {names} FROM events_before ORDER BY seq")  # noqa: S608
     op.drop_table("events_before")
     if numbered and op.get_context().dialect.name == "postgresql":
         newest = "(SELECT coalesce(max(seq), 0) + 1 FROM events)"
