@@ -47,7 +47,7 @@ async def test_another_programs_log_arrives_beside_ours_as_events_of_this_host(p
         with their.open("ab") as file:
             file.write(b"y" * 9000 + b"\n\nlast\n")
         await reached(lambda: texts(place, their)[-1] == b"last", "the rest")
-        await reached(lambda: state_of(place, 1)["cut_lines"] == 1, "the count")
+        await reached(lambda: state_of(place, 1).cut_lines == 1, "the count")
         assert master.server.counts.accepted == 2, "a connection for each log"
     cut = b"y" * (8192 - 18) + b" [cut: 9000 bytes]"
     assert texts(place, their) == [LINE, cut, b"", b"last"]
@@ -94,7 +94,7 @@ async def test_their_rotations_are_followed_through_outages_of_both_sides(place:
         await reached(lambda: texts(place, their) == written, "rotation by copy, while nobody ran")
     write(5)
     async with shipping(place, Endpoint("127.0.0.1", port), files=(their,)):
-        await reached(lambda: "Cannot reach" in state_of(place, 1)["last_error"], "an attempt")
+        await reached(lambda: "Cannot reach" in state_of(place, 1).last_error, "an attempt")
         write(6)
         async with receiving(place, port):
             await reached(lambda: texts(place, their) == written, "what was written in the outage")
@@ -116,7 +116,7 @@ async def test_a_plain_receiver_gets_every_line_and_a_restart_sends_none_again(p
                 wanted.append(log.written[log.generation][-1])
                 await reached(lambda: ours(place) == wanted, "our lines")
                 size = place.log_path.stat().st_size
-                await reached(lambda size=size: state_of(place)["acked_offset"] == size, "the state")
+                await reached(lambda size=size: state_of(place).acked_offset == size, "the state")
     assert {batch.stream[:6] for batch in batches(place.journal)} == {"plain-"}
 
 
@@ -131,24 +131,22 @@ async def test_a_plain_receiver_that_takes_nothing_is_given_up(place: Place) -> 
     log = Log(place.log_path)
     log.write(*[b"x" * 60_000] * 200)
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(WAIT_SECS)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
 
         def shake_hands() -> ssl.SSLSocket:
-            return server_context(files).wrap_socket(listening.accept()[0], server_side=True)
+            connection = listening.accept()[0]
+            connection.settimeout(WAIT_SECS)
+            return server_context(files).wrap_socket(connection, server_side=True)
 
         accepted = asyncio.get_running_loop().run_in_executor(None, shake_hands)
         endpoint = Endpoint("127.0.0.1", listening.getsockname()[1])
         more = {"protocol": "rfc5425", "receiver_name": "decnet-master", "ack_timeout_secs": 0.3}
         async with shipping(place, endpoint, **more):
-            await reached(lambda: "takes nothing" in state_of_or_empty(place), "giving up")
+            await reached(lambda: "takes nothing" in state_of(place).last_error, "giving up")
         with await accepted as connection:
-            connection.settimeout(WAIT_SECS)
             assert FrameDecoder(1 << 20).feed(connection.recv(1 << 14))[0] == log.written[log.generation][0]
-        assert state_of(place)["shipped_bytes"] == 0
-
-
-def state_of_or_empty(place: Place) -> str:
-    return str(state_of(place)["last_error"]) if settings_of(place).state_file.exists() else ""
+        assert state_of(place).shipped_bytes == 0
 
 
 async def test_an_acknowledged_log_goes_on_where_it_was_after_a_restart_with_a_label_to_count(place: Place) -> None:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,7 +21,7 @@ from decnet_core.shipping.control import ALPN, Hello, Reason, Refuse, Resume, Sk
 from decnet_core.syslog.framing import encode_frame
 from decnet_logship.app import App, build, master_endpoint
 from decnet_logship.settings import LogshipSettings
-from decnet_logship.state import read
+from decnet_logship.state import LogState, read
 from decnet_logship.status import exit_code, survey
 from decnet_master.listener.books import Counts
 from decnet_master.listener.server import ServerLimits
@@ -41,6 +40,7 @@ def settings_of(place: Place, **more: object) -> LogshipSettings:
 async def shipping(place: Place, endpoint: Endpoint, **more: object) -> AsyncIterator[App]:
     """Ship the place's log until the block ends."""
     app = build(settings_of(place, **({"master": str(endpoint)} | more)))
+    _started[place.folder] = app
     tasks = [asyncio.ensure_future(task()) for task in app.tasks.values()]
     try:
         yield app
@@ -52,9 +52,12 @@ async def shipping(place: Place, endpoint: Endpoint, **more: object) -> AsyncIte
         app.close()
 
 
-def state_of(place: Place, number: int = 0) -> dict[str, Any]:
-    """Read what the daemon last wrote about one of its logs, the event log being the first."""
-    return dict(read(settings_of(place).state_file)["logs"][number])
+def state_of(place: Place, number: int = 0) -> LogState:
+    """Tell how one of the logs that `shipping` ships stands, or stood at its end; the event log is the first."""
+    return _started[place.folder].state.logs[number]
+
+
+_started: dict[Path, App] = {}
 
 
 def arrived(place: Place, log: Log) -> Callable[[], bool]:
@@ -124,7 +127,7 @@ async def test_a_full_disk_stops_acknowledging_and_loses_nothing(place: Place) -
             async with shipping(place, master.endpoint):
                 await reached(lambda: master.server.committer.counts.failures > 2, "refusals of the disk")
                 assert master.writer.durable_offset(SENDER, log.generation) < 64 << 10
-                assert state_of(place)["shipped_bytes"] < 64 << 10
+                assert state_of(place).shipped_bytes < 64 << 10
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
                 await reached(arrived(place, log), "all lines")
         finally:
@@ -142,7 +145,7 @@ async def test_a_line_that_no_frame_can_hold_is_cut_and_blocks_nothing(place: Pl
     log.write(b"after")
     async with receiving(place) as master, shipping(place, master.endpoint):
         await reached(arrived(place, log), "the lines around it")
-        await reached(lambda: state_of(place)["skipped_lines"] == state_of(place)["cut_lines"] == 1, "the counts")
+        await reached(lambda: state_of(place).skipped_lines == state_of(place).cut_lines == 1, "the counts")
     holes = [(batch.start, batch.end) for batch in batches(place.journal) if not batch.lines]
     assert holes == [(start, start + 1), (start + 2 + (1 << 20), start + 2 + (3 << 20))]
 

@@ -60,6 +60,11 @@ class App:
             self.tasks[f"watch-{number}"] = functools.partial(watch, folder, self._wake)
 
     @property
+    def state(self) -> State:
+        """How shipping stands now."""
+        return self._writer.state
+
+    @property
     def paths(self) -> list[Path]:
         """The logs that are shipped."""
         return [self._settings.event_log_path, *self._settings.files]
