@@ -209,7 +209,7 @@ async def test_above_the_quota_the_sender_is_told_and_it_goes_on_by_itself(place
 
 def _said_to_sender(place: Place) -> str:
     path = settings_of(place).state_file
-    told: str = read(path).get("last_error", "") if path.exists() else ""
+    told: str = read(path)["logs"][0]["last_error"] if path.exists() else ""
     return told
 
 
