@@ -203,6 +203,8 @@ class _Postgres:
                 yield
         except (TimeoutError, OSError) as cause:
             raise RetryLater(f"The database does not answer: {type(cause).__name__}", _WAIT) from cause
+        except self._asyncpg.InternalClientError as cause:  # a connection that died in the middle of an answer
+            raise RetryLater(f"The database does not answer: {type(cause).__name__}", _WAIT) from cause
         except (self._asyncpg.PostgresError, self._asyncpg.InterfaceError) as cause:
             state = getattr(cause, "sqlstate", None) or "08000"  # the driver's own: the connection is gone
             kind = RetryLater if state.startswith(("08", "40", "53", "55P03", "57", "58")) else Unavailable

@@ -200,7 +200,13 @@ def _passes(cause: BaseException, origin: BaseException) -> bool:
         return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
     if isinstance(cause, DBAPIError):
         return cause.connection_invalidated
-    return isinstance(cause, OSError | TimeoutError | PoolTimeout)
+    return isinstance(cause, OSError | TimeoutError | PoolTimeout) or _died_in_an_answer(cause)
+
+
+def _died_in_an_answer(cause: BaseException) -> bool:
+    """Tell whether asyncpg lost its place in a connection, as it does in one that ends while it is being cleaned up."""
+    # By its name: importing asyncpg costs 4 MB that a process on SQLite never pays.
+    return any(kind.__name__ == "InternalClientError" for kind in type(cause).__mro__)
 
 
 def _is_full(origin: BaseException) -> bool:
@@ -222,7 +228,7 @@ def _failures(url: URL) -> tuple[type[Exception], ...]:
     if is_sqlite(url):
         return (*own, sqlite3.Error)
     asyncpg: Any = importlib.import_module("asyncpg")  # 4 MB that a process on SQLite never pays
-    return (*own, asyncpg.PostgresError, asyncpg.InterfaceError)
+    return (*own, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class _SqliteConnection(sqlite3.Connection):
