@@ -178,8 +178,9 @@ def test_what_was_mended_is_taken(store, ca):
 
 
 async def test_watching_follows_and_tells_an_end(store, ca):
-    renew(store, ca, AGENT, at=now() - HOUR, lifetime=HOUR + timedelta(seconds=1))
-    live = LiveIdentity.open(store, Role.AGENT, now())
+    then = now() - 2 * HOUR
+    renew(store, ca, AGENT, at=then, lifetime=HOUR)
+    live = LiveIdentity.open(store, Role.AGENT, then)  # it was good when the program started
     changed = asyncio.Event()
     with capture_logs() as logs:
         task = asyncio.create_task(live.watch(changed.set, every_secs=0.01))
