@@ -12,7 +12,7 @@ from decnet_core.events import CATALOGUE, RESERVED_PARAMS, EventType
 from tests.packaging.sources import modules
 from tests.packaging.wheels import ROOT
 
-EMITTERS = ("decnet_agent", "decnet_master.store.shipping")
+EMITTERS = ("decnet_agent", "decnet_master.store.silence")
 """What makes events: the sensors, and the master of those that fell silent; everybody else hands them on."""
 
 

@@ -16,7 +16,8 @@ from decnet_master.store import Store
 from decnet_master.store.doorbook import STREAMS_PER_HOST, DoorBook, ListenerState, StreamReport, WorkerReport
 from decnet_master.store.ingest import DeadLetter
 from decnet_master.store.records import Load
-from decnet_master.store.shipping import STALE, Settled, _heard_event, _silent_event
+from decnet_master.store.shipping import STALE
+from decnet_master.store.silence import Settled, _heard_event, _silent_event
 from tests.store.samples import NOW, enrol, redemption
 
 AFTER = timedelta(minutes=5)
@@ -137,22 +138,22 @@ async def test_a_silence_is_told_once_and_so_is_its_end(
     await book.report([worker()], [], state())
     at = NOW + AFTER
     await book.report([], [], state(at))
-    assert await store.shipping.settle_silences(at - secs(1), AFTER) == Settled()
+    assert await store.silences.settle(at - secs(1), AFTER) == Settled()
     others = [await Store.open(url) for _ in range(4)]
     try:
-        told = await asyncio.gather(*(other.shipping.settle_silences(at, AFTER) for other in (*others, *others)))
+        told = await asyncio.gather(*(other.silences.settle(at, AFTER) for other in (*others, *others)))
         assert sum((settled.silent for settled in told), ()) == ("w1",)
-        assert await store.shipping.silent_hosts() == ["w1"]
+        assert await store.silences.hosts() == ["w1"]
         (one,) = (await store.shipping.overview(at)).workers
         assert one.silent_since == NOW
         back = at + secs(60)
         await book.report([worker(back)], [], state(back))
-        told = await asyncio.gather(*(other.shipping.settle_silences(back, AFTER) for other in (*others, *others)))
+        told = await asyncio.gather(*(other.silences.settle(back, AFTER) for other in (*others, *others)))
     finally:
         for other in others:
             await other.close()
     assert sum((settled.heard for settled in told), ()) == ("w1",)
-    assert await store.shipping.silent_hosts() == []
+    assert await store.silences.hosts() == []
     rows = await store.events.page()
     assert [(row["event_type"], row["worker"], row["fields"]["silent_secs"]) for row in rows] == [
         ("worker.silent", "w1", "300"),
@@ -165,10 +166,10 @@ async def test_a_second_silence_is_another_event(store: Store, book: DoorBook, s
     at = NOW
     for _ in range(2):
         await book.report([worker(at)], [], state(at))
-        await store.shipping.settle_silences(at, AFTER)
+        await store.silences.settle(at, AFTER)
         at += AFTER
         await book.report([], [], state(at))
-        assert (await store.shipping.settle_silences(at, AFTER)).silent == ("w1",)
+        assert (await store.silences.settle(at, AFTER)).silent == ("w1",)
         at += secs(1)
     rows = await store.events.page()
     assert [row["event_type"] for row in rows] == ["worker.silent", "worker.heard", "worker.silent"]
@@ -177,14 +178,14 @@ async def test_a_second_silence_is_another_event(store: Store, book: DoorBook, s
 
 async def test_nobody_is_silent_while_nobody_listens(store: Store, book: DoorBook, shipping_host: None) -> None:
     del shipping_host
-    assert await store.shipping.settle_silences(NOW + AFTER, AFTER) == Settled()  # no listener ever
+    assert await store.silences.settle(NOW + AFTER, AFTER) == Settled()  # no listener ever
     await book.report([worker()], [], state())
-    assert await store.shipping.settle_silences(NOW + 2 * AFTER, AFTER) == Settled()  # it is gone
+    assert await store.silences.settle(NOW + 2 * AFTER, AFTER) == Settled()  # it is gone
     started = NOW + 2 * AFTER
     await book.begin(state(started, started_at=started))
-    assert await store.shipping.settle_silences(started, AFTER) == Settled()  # it has only just come back
+    assert await store.silences.settle(started, AFTER) == Settled()  # it has only just come back
     await book.report([], [], state(started + AFTER, started_at=started))
-    assert (await store.shipping.settle_silences(started + AFTER, AFTER)).silent == ("w1",)
+    assert (await store.silences.settle(started + AFTER, AFTER)).silent == ("w1",)
 
 
 async def test_who_need_not_ship_is_not_silent(store: Store, book: DoorBook) -> None:
@@ -192,7 +193,7 @@ async def test_who_need_not_ship_is_not_silent(store: Store, book: DoorBook) -> 
     await store.hosts.redeem("a" * 16, "hash", "digest", NOW, lambda _: redemption())
     await book.report([], [], state())
     await book.report([], [], state(NOW + AFTER))
-    assert await store.shipping.settle_silences(NOW + AFTER, AFTER) == Settled()  # it has no deckies
+    assert await store.silences.settle(NOW + AFTER, AFTER) == Settled()  # it has no deckies
 
 
 async def test_a_silence_ends_quietly_with_the_worker(store: Store, book: DoorBook, shipping_host: None) -> None:
@@ -200,10 +201,10 @@ async def test_a_silence_ends_quietly_with_the_worker(store: Store, book: DoorBo
     await book.report([worker()], [], state())
     at = NOW + AFTER
     await book.report([], [], state(at))
-    await store.shipping.settle_silences(at, AFTER)
+    await store.silences.settle(at, AFTER)
     await store.hosts.decommission("w1", at)
-    assert await store.shipping.settle_silences(at, AFTER) == Settled()
-    assert await store.shipping.silent_hosts() == []
+    assert await store.silences.settle(at, AFTER) == Settled()
+    assert await store.silences.hosts() == []
     assert len(await store.events.page()) == 1
 
 
@@ -228,7 +229,7 @@ async def test_events_are_counted_by_type_from_where_one_left_off(
     assert await store.shipping.counts_by_type(0) == (0, {})
     await book.report([worker()], [], state())
     await book.report([], [], state(NOW + AFTER))
-    await store.shipping.settle_silences(NOW + AFTER, AFTER)
+    await store.silences.settle(NOW + AFTER, AFTER)
     newest, counts = await store.shipping.counts_by_type(0)
     assert counts == {EventType.WORKER_SILENT: 1}
     assert await store.shipping.counts_by_type(newest) == (newest, {})

@@ -1,6 +1,6 @@
 """Watch for workers that fall silent; the API does it because it is what shows them.
 
-Several API processes may do it at once: the database lets one of them tell each silence (`store.shipping`).
+Several API processes may do it at once: the database lets one of them tell each silence (`store.silence`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ async def watch(store: Store, after: timedelta, every_secs: float = LOOK_SECS) -
     is_failing = False
     while True:
         try:
-            settled = await store.shipping.settle_silences(datetime.now(UTC), after)
+            settled = await store.silences.settle(datetime.now(UTC), after)
         except Unavailable as error:
             if not is_failing:
                 log.warning("silence.unwatched", reason=error.message, advice=error.advice)

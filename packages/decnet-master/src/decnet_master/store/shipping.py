@@ -1,15 +1,9 @@
-"""Shipping as the listener reports it, and the alarm for a worker from which nothing comes.
+"""Shipping as the listener reports it.
 
-The listener writes the first three tables every few seconds (`store.doorbook`); here everybody else reads them. They
+The listener writes its tables every few seconds (`store.doorbook`); here everybody else reads them. They
 lie in the database, not in the listener's memory, because the API is another process and may be on another host, and
 because what was known stays known when the listener is gone. A report that is older than `STALE` means that there is
 no listener: nothing in it is "now" any more, `Overview.listening` says so.
-
-Silence. A worker should ship when it is active and deckies are placed on it. When nothing (no line, no sign of life)
-came from it for long enough, `settle_silences` stores one `worker.silent` event, and one `worker.heard` when it is
-back. Whoever calls it, and however many do: a silence is a row of `worker_silences`, its primary key the host, and
-the event is stored in the transaction that adds or removes the row. Nobody is called silent for a time in which
-nobody listened: time counts from the start of the listener, and stands still while there is none.
 """
 
 from __future__ import annotations
@@ -19,87 +13,23 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, Integer, Row, Table, Text, delete, func, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Row, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from decnet_core.events import Event, EventType, Trust
 from decnet_master.store.doorbook import ListenerState
 from decnet_master.store.engine import Database
-from decnet_master.store.ingest import Ingest
 from decnet_master.store.joining import HostStatus
-from decnet_master.store.records import Load, NewEvent
-from decnet_master.store.schema import dead_letters, deckies, events, hosts, ingest_position, metadata
+from decnet_master.store.schema import dead_letters, deckies, events, hosts
+from decnet_master.store.shipping_tables import (
+    shipping_listener,
+    shipping_streams,
+    shipping_workers,
+    worker_silences,
+)
 from decnet_master.store.values import micros, moment
 
 STALE = timedelta(seconds=20)
 """Four reports of the listener."""
-
-shipping_workers = Table(
-    "shipping_workers",
-    metadata,
-    Column("host", Text, primary_key=True),
-    Column("connected", Boolean, nullable=False),
-    Column("changed_at", BigInteger, nullable=False),
-    Column("stream", Text),
-    Column("address", Text, nullable=False),
-    Column("certificate_ends_at", BigInteger),
-    Column("heard_at", BigInteger, nullable=False),
-    Column("line_at", BigInteger),
-    Column("acked_at", BigInteger),
-    Column("lines", BigInteger, nullable=False),
-    Column("bytes", BigInteger, nullable=False),
-    Column("skips", BigInteger, nullable=False),
-    Column("connections", BigInteger, nullable=False),
-    Column("gaps", BigInteger, nullable=False),
-    Column("repeats", BigInteger, nullable=False),
-    Column("refusals", BigInteger, nullable=False),
-)
-
-shipping_streams = Table(
-    "shipping_streams",
-    metadata,
-    Column("host", Text, primary_key=True),
-    Column("stream", Text, primary_key=True),
-    Column("durable_offset", BigInteger, nullable=False),
-    Column("lines", BigInteger, nullable=False),
-    Column("bytes", BigInteger, nullable=False),
-    Column("skips", BigInteger, nullable=False),
-    Column("heard_at", BigInteger, nullable=False),
-    Column("line_at", BigInteger),
-    Column("acked_at", BigInteger),
-)
-
-shipping_listener = Table(
-    "shipping_listener",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("started_at", BigInteger, nullable=False),
-    Column("reported_at", BigInteger, nullable=False),
-    Column("journal_segment", BigInteger, nullable=False),
-    Column("journal_offset", BigInteger, nullable=False),
-    Column("journal_bytes", BigInteger, nullable=False),
-    Column("quota_bytes", BigInteger, nullable=False),
-    Column("free_bytes", BigInteger, nullable=False),
-    Column("min_free_bytes", BigInteger, nullable=False),
-    Column("stalled", Text),
-    Column("backlog_lines", BigInteger, nullable=False),
-    Column("backlog_bytes", BigInteger, nullable=False),
-    Column("waits_since", BigInteger),
-    Column("connections", BigInteger, nullable=False),
-    Column("accepted", BigInteger, nullable=False),
-    Column("handshakes_refused", BigInteger, nullable=False),
-    Column("refused", BigInteger, nullable=False),
-    Column("superseded", BigInteger, nullable=False),
-    Column("protocol_errors", BigInteger, nullable=False),
-)
-
-worker_silences = Table(
-    "worker_silences",
-    metadata,
-    Column("host", Text, primary_key=True),
-    Column("since", BigInteger, nullable=False),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,33 +86,24 @@ class Overview:
     workers: tuple[WorkerShipping, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """Hosts whose silence began or ended just now."""
-
-    silent: tuple[str, ...] = ()
-    heard: tuple[str, ...] = ()
-
-
 class Shipping:
     """The room of what the listener reports."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._ingest = Ingest(database)
 
     async def overview(self, now: datetime) -> Overview:
         """Read the state of the listener and of every worker that is active or silent, by name."""
         async with self._database.read() as connection:
-            listener = await _listener(connection)
-            workers = (await connection.execute(_workers_query())).all()
+            listener = await read_listener(connection)
+            workers = (await connection.execute(workers_query())).all()
             streams = (
                 await connection.execute(select(shipping_streams).order_by(shipping_streams.c.heard_at.desc()))
             ).all()
         of_host: dict[str, list[StreamShipping]] = {}
         for row in streams:
             of_host.setdefault(row.host, []).append(_stream(row))
-        listening = _is_listening(listener, now)
+        listening = is_listening(listener, now)
         return Overview(
             listening,
             listener,
@@ -192,13 +113,7 @@ class Shipping:
     async def listener(self) -> ListenerState | None:
         """Read the state of the listener alone; None when there never was one."""
         async with self._database.read() as connection:
-            return await _listener(connection)
-
-    async def silent_hosts(self) -> list[str]:
-        """List the workers that should ship and are silent."""
-        async with self._database.read() as connection:
-            query = select(worker_silences.c.host).order_by(worker_silences.c.host)
-            return list((await connection.execute(query)).scalars())
+            return await read_listener(connection)
 
     async def recent_dead_letters(self, since: datetime, at_most: int) -> int:
         """Count dead letters that were received since a moment, at most so many: the newest are looked at."""
@@ -220,48 +135,9 @@ class Shipping:
             rows = (await connection.execute(query)).all()
         return max((row[2] for row in rows), default=after_seq), {row[0]: row[1] for row in rows}
 
-    async def settle_silences(self, now: datetime, after: timedelta) -> Settled:
-        """Raise the alarm for workers that became silent, and end it for those that were heard again.
 
-        Args:
-            now: aware UTC.
-            after: how long nothing must have come.
-        """
-        async with self._database.read() as connection:
-            listener = await _listener(connection)
-            rows = (await connection.execute(_workers_query())).all()
-        if listener is None or not _is_listening(listener, now):
-            return Settled()
-        silent = {row.name: since for row in rows if (since := _silent_since(row, listener, now - after)) is not None}
-        back = {row.name: row.heard_at for row in rows if row.since is not None and (row.heard_at or 0) > row.since}
-        gone = [row.name for row in rows if row.since is not None and not _should_ship(row) and row.name not in back]
-        if not (silent or back or gone):
-            return Settled()
-        return await self._settle(silent, back, gone, now)
-
-    async def _settle(self, silent: dict[str, int], back: dict[str, int], gone: list[str], now: datetime) -> Settled:
-        async with self._database.write() as connection:
-            # The lock of whoever adds events, so that their `seq` is the order of commits.
-            await connection.execute(update(ingest_position).values(id=1))
-            raised = [host for host, since in silent.items() if await _added(connection, host, since)]
-            ended: dict[str, int] = {}
-            for host in (*back, *gone):
-                since = await _removed(connection, host)
-                if since is not None and host in back:
-                    ended[host] = since
-            rows = [
-                *(NewEvent(_silent_event(host, moment(silent[host]), now), host, now) for host in raised),
-                *(
-                    NewEvent(_heard_event(host, moment(since), moment(back[host])), host, now)
-                    for host, since in ended.items()
-                ),
-            ]
-            if rows:
-                await self._ingest.add(connection, Load.of(rows))
-        return Settled(tuple(raised), tuple(ended))
-
-
-def _workers_query() -> Any:
+def workers_query() -> Any:
+    """Ask for every worker that is active or silent, with what is known of its shipping."""
     placed = select(deckies.c.name).where(deckies.c.host == hosts.c.name, deckies.c.desired).exists()
     return (
         select(
@@ -279,7 +155,8 @@ def _workers_query() -> Any:
     )
 
 
-async def _listener(connection: AsyncConnection) -> ListenerState | None:
+async def read_listener(connection: AsyncConnection) -> ListenerState | None:
+    """Read the state of the listener in the caller's transaction."""
     row = (await connection.execute(select(shipping_listener))).one_or_none()
     if row is None:
         return None
@@ -288,68 +165,20 @@ async def _listener(connection: AsyncConnection) -> ListenerState | None:
     return ListenerState(**values)
 
 
-def _is_listening(listener: ListenerState | None, now: datetime) -> bool:
+def is_listening(listener: ListenerState | None, now: datetime) -> bool:
+    """Tell whether the listener reported just now."""
     return listener is not None and now - listener.reported_at < STALE
 
 
-def _should_ship(row: Row[Any]) -> bool:
+def should_ship(row: Row[Any]) -> bool:
+    """Tell of a row of `workers_query` whether the worker is active and deckies are placed on it."""
     return bool(row.active and row.placed)
-
-
-def _silent_since(row: Row[Any], listener: ListenerState, limit: datetime) -> int | None:
-    """Return since when a worker must be called silent that is not yet; None when there is no reason to."""
-    since = max(row.heard_at or 0, row.enrolled_at or 0)
-    if row.since is not None or not _should_ship(row) or max(since, micros(listener.started_at)) > micros(limit):
-        return None
-    return since
-
-
-async def _added(connection: AsyncConnection, host: str, since: int) -> bool:
-    try:
-        async with connection.begin_nested():
-            await connection.execute(insert(worker_silences).values(host=host, since=since))
-    except IntegrityError:  # another process was first
-        return False
-    return True
-
-
-async def _removed(connection: AsyncConnection, host: str) -> int | None:
-    query = delete(worker_silences).where(worker_silences.c.host == host).returning(worker_silences.c.since)
-    return (await connection.execute(query)).scalar_one_or_none()
-
-
-def _silent_event(host: str, since: datetime, now: datetime) -> Event:
-    return Event(
-        at=now,
-        decky=host,
-        service="decnet",
-        event_type=EventType.WORKER_SILENT,
-        trust=Trust.SENSOR,
-        source=f"master/silence/{host}",
-        cursor=str(micros(since)),
-        fields={"since": since.isoformat(), "silent_secs": str(int((now - since).total_seconds()))},
-        text=f"Nothing came from {host} since {since:%Y-%m-%d %H:%M:%S} UTC",
-    )
-
-
-def _heard_event(host: str, since: datetime, heard_at: datetime) -> Event:
-    return Event(
-        at=heard_at,
-        decky=host,
-        service="decnet",
-        event_type=EventType.WORKER_HEARD,
-        trust=Trust.SENSOR,
-        source=f"master/return/{host}",
-        cursor=str(micros(heard_at)),
-        fields={"since": since.isoformat(), "silent_secs": str(int((heard_at - since).total_seconds()))},
-        text=f"{host} is heard again",
-    )
 
 
 def _worker(row: Row[Any], streams: Iterable[StreamShipping], *, listening: bool) -> WorkerShipping:
     head = {
         "host": row.name,
-        "should_ship": _should_ship(row),
+        "should_ship": should_ship(row),
         "silent_since": None if row.since is None else moment(row.since),
     }
     if row.host is None:

@@ -16,6 +16,7 @@ from decnet_master.store.hosts import Hosts
 from decnet_master.store.ingest import Ingest
 from decnet_master.store.revision import HEAD
 from decnet_master.store.shipping import Shipping
+from decnet_master.store.silence import Silences
 from decnet_master.store.slices import Slices
 from decnet_master.store.tokens import Tokens
 from decnet_master.store.users import Users
@@ -35,6 +36,7 @@ class Store:
         self.ingest = Ingest(database)
         self.slices = Slices(database)
         self.shipping = Shipping(database)
+        self.silences = Silences(database)
 
     @classmethod
     async def open(cls, url: str, connections: int = CONNECTIONS, transaction_secs: float = TRANSACTION_SECS) -> Self:
