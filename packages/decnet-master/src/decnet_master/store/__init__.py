@@ -1,8 +1,8 @@
 """The master's database, the only room that knows SQL.
 
 `Store.open(url)` gives one room per noun: `hosts`, `certificates`, `tokens`, `fleet`, `events`, `users`, `ingest`,
-`slices`, `shipping`, `silences`. Each method is one transaction. What comes out are frozen values, never rows; what goes
-wrong is a `decnet_core.errors` error:
+`slices`, `shipping`, `silences`. Each method is one transaction. What comes out are frozen values, never rows; what
+goes wrong is a `decnet_core.errors` error:
 
 - `RetryLater`: the database is away, locked or full; nothing was written, come again.
 - `Unavailable`: it cannot be used as it is configured.
