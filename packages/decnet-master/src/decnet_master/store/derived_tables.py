@@ -19,14 +19,14 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, LargeBinary, Table, Text
 
-from decnet_master.store.schema import metadata
+from decnet_master.store.schema import WORD, metadata
 
 DERIVED_VERSION = 1
 """Of what is derived and how. A release that derives something else raises it, and its migration derives anew."""
 
 
 def _key(name: str) -> Column[str]:
-    return Column(name, Text, primary_key=True)
+    return Column(name, WORD, primary_key=True)
 
 
 def _digest(name: str) -> Column[bytes]:

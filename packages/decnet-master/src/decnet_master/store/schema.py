@@ -49,6 +49,9 @@ metadata = MetaData(
 # SQLite numbers rows by itself only in a column whose type is exactly INTEGER (64 bits there).
 _COUNTED = BigInteger().with_variant(Integer, "sqlite")
 
+WORD = Text().with_variant(Text(collation="C"), "postgresql")
+"""Text that an index compares, by its bytes: as SQLite does, and at a fraction of what a language's order costs."""
+
 hosts = Table(
     "hosts",
     metadata,
@@ -129,11 +132,11 @@ events = Table(
     Column("at", BigInteger, nullable=False),
     Column("received_at", BigInteger, nullable=False),
     Column("worker", Text, nullable=False),
-    Column("decky", Text, nullable=False),
+    Column("decky", WORD, nullable=False),
     Column("service", Text, nullable=False),
-    Column("event_type", Text, nullable=False),
+    Column("event_type", WORD, nullable=False),
     Column("trust", Text, nullable=False),
-    Column("src_ip", Text),
+    Column("src_ip", WORD),
     Column("src_port", Integer),
     Column("dst_ip", Text),
     Column("dst_port", Integer),
@@ -143,7 +146,7 @@ events = Table(
     Column("text", Text, nullable=False),
     Column("source", Text, nullable=False),
     Column("cursor", Text, nullable=False),
-    Index(None, "at", "seq"),
+    Index(None, "at", "seq", postgresql_using="brin"),  # times rise with the numbers, nearly
     Index(None, "decky", "seq"),
     Index(None, "src_ip", "seq"),
     Index(None, "event_type", "seq"),

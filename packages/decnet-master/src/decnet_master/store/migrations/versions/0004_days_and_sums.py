@@ -19,6 +19,7 @@ depends_on = None
 _COUNTED = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _FIRST_SLICE_ENDS = 1 << 36
 _DAY_MICROS = 24 * 3600 * 1_000_000
+_WORD = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _INDEXED = ("at", "decky", "src_ip", "event_type")
 _DEEDS = ("events", "connections", "logins_failed", "logins_succeeded", "credentials", "commands", "files")
 
@@ -63,7 +64,9 @@ def _partition() -> None:
     op.rename_table("events", "events_0")
     op.execute("ALTER TABLE events_0 RENAME CONSTRAINT pk_events TO events_0_pkey")
     for column in _INDEXED:
-        op.execute(f"ALTER INDEX ix_events_{column}_seq RENAME TO events_0_{column}_seq_idx")
+        op.drop_index(f"ix_events_{column}_seq", "events_0")  # attaching makes them anew
+    for column in _INDEXED[1:]:
+        op.execute(f'ALTER TABLE events_0 ALTER COLUMN {column} TYPE text COLLATE "C"')
     _create_events(numbered=False)
     filled = op.get_bind().execute(sa.text("SELECT count(*) FROM event_days")).scalar_one()
     if filled:
@@ -80,7 +83,7 @@ def _move_events(*, numbered: bool) -> None:
     if op.get_context().dialect.name == "postgresql":
         op.execute("ALTER INDEX pk_events RENAME TO pk_events_before")
     _create_events(numbered=numbered)
-    names = ", ".join(column.name for column in _event_columns())
+    names = ", ".join(column.name for column in _event_columns(_WORD))
     # Without days the numbers have no gaps, and fit into the first slice when they come up again.
     seq = "row_number() OVER (ORDER BY seq)" if numbered else "seq"
     op.execute(f"INSERT INTO events (seq, {names}) SELECT {seq}, {names} FROM events_before ORDER BY seq")  # noqa: S608
@@ -95,26 +98,27 @@ def _create_events(*, numbered: bool) -> None:
     op.create_table(
         "events",
         sa.Column("seq", _COUNTED, *identity, nullable=False, autoincrement=numbered),
-        *_event_columns(),
+        *_event_columns(sa.Text() if numbered else _WORD),
         sa.PrimaryKeyConstraint("seq", name="pk_events"),
         sqlite_autoincrement=numbered,
         postgresql_partition_by=None if numbered else "RANGE (seq)",
     )
     for column in _INDEXED:
-        op.create_index(f"ix_events_{column}_seq", "events", [column, "seq"])
+        using = "brin" if column == "at" and not numbered else "btree"
+        op.create_index(f"ix_events_{column}_seq", "events", [column, "seq"], postgresql_using=using)
 
 
-def _event_columns() -> list[sa.Column[Any]]:
+def _event_columns(word: sa.Text) -> list[sa.Column[Any]]:
     return [
         sa.Column("id", sa.Text, nullable=False),
         sa.Column("at", sa.BigInteger, nullable=False),
         sa.Column("received_at", sa.BigInteger, nullable=False),
         sa.Column("worker", sa.Text, nullable=False),
-        sa.Column("decky", sa.Text, nullable=False),
+        sa.Column("decky", word, nullable=False),
         sa.Column("service", sa.Text, nullable=False),
-        sa.Column("event_type", sa.Text, nullable=False),
+        sa.Column("event_type", word, nullable=False),
         sa.Column("trust", sa.Text, nullable=False),
-        sa.Column("src_ip", sa.Text),
+        sa.Column("src_ip", word),
         sa.Column("src_port", sa.Integer),
         sa.Column("dst_ip", sa.Text),
         sa.Column("dst_port", sa.Integer),
@@ -145,7 +149,7 @@ def _derived(name: str, keys: tuple[str, ...], sums: tuple[str, ...], *first: sa
     op.create_table(
         name,
         *first,
-        *(sa.Column(key, sa.Text, nullable=False) for key in keys),
+        *(sa.Column(key, _WORD, nullable=False) for key in keys),
         *(sa.Column(at, sa.BigInteger, nullable=False) for at in ("first_at", "last_at", "received_at")),
         *(sa.Column(number, sa.BigInteger, nullable=False) for number in sums),
         sa.PrimaryKeyConstraint(*primary, name=f"pk_{name}"),
