@@ -2,10 +2,10 @@
 
     python bench/faults.py [--kills N] [--lines N] [--db sqlite|postgres] [--workers N] [--seed N] [--json]
 
-Numbered lines go through the real daemons with real identities, from the agent's event log over mutual TLS and the
-journal into the database, while a seeded sequence of faults strikes (`bench/fire/strikes.py` says which and how).
-Then the fire stops, what is left drains, the daemons are stopped in order, and the database is read in its own order:
-every line must be there once, after the one before it, as it was written.
+Numbered lines go through the real daemons with real identities, from the agent's event log and another program's log
+over mutual TLS and the journal into the database, while a seeded sequence of faults strikes (`bench/fire/strikes.py`
+says which and how). Then the fire stops, what is left drains, the daemons are stopped in order, and the database is
+read in its own order: every line must be there once, after the one before it in its log, as it was written.
 
 The same seed deals the same faults at the same times; what they meet is up to the machine. A full disk takes root (a
 mount in a namespace of our own) and is left out without it, with a word on standard error.
@@ -36,7 +36,7 @@ from bench.enrolled import enrol  # noqa: E402
 from bench.fire.link import Link  # noqa: E402
 from bench.fire.site import Site, small_disk  # noqa: E402
 from bench.fire.strikes import PROCESSES, Fire, deal  # noqa: E402
-from bench.fire.tally import Tally, tally  # noqa: E402
+from bench.fire.tally import OURS, THEIRS, Tally, tally  # noqa: E402
 from bench.host import removed_at_the_end  # noqa: E402
 from decnet_core import logs  # noqa: E402
 from decnet_core.errors import DecnetError, ExitCode  # noqa: E402
@@ -48,7 +48,9 @@ PATIENCE_SECS = 60.0
 half of it: a sender waits 30 s for an answer to its HELLO."""
 
 LOOK_SECS = 0.5
-FAULTS = ("cut", "freeze", "swallow", "rotate", "pause")
+FAULTS = ("cut", "freeze", "swallow", "rotate", "rename", "copytruncate", "pause")
+FOREIGN_PART = 1 / 5
+"""Of the lines; they stand in a log that another program writes."""
 
 
 def main() -> int:
@@ -108,8 +110,9 @@ def run(options: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) 
     draw = random.Random(options.seed)
     victims = (*PROCESSES, "database") if cluster else PROCESSES
     plan = deal(draw, options.kills, victims, (*FAULTS, "disk") if disk else FAULTS, options.gap_secs)
-    lines = options.lines // options.workers
-    say(f"seed {options.seed}: {len(plan.kinds)} strikes in {plan.secs:.0f} s over {lines * options.workers} lines")
+    each = options.lines // options.workers
+    lines = {THEIRS: int(each * FOREIGN_PART), OURS: each - int(each * FOREIGN_PART)}
+    say(f"seed {options.seed}: {len(plan.kinds)} strikes in {plan.secs:.0f} s over {each * options.workers} lines")
 
     port = free_port()
     link = stack.enter_context(Link(port))
@@ -124,14 +127,14 @@ def run(options: argparse.Namespace, folder: Path, stack: contextlib.ExitStack) 
     _drain(site)
     drained = time.monotonic()
     site.stop()
-    found = asyncio.run(tally(enrolled.database_url, dict.fromkeys(names, lines)))
+    found = asyncio.run(tally(enrolled.database_url, {(name, log): lines[log] for name in names for log in lines}))
     remarks = site.remarks()
     for sentence in (*found.examples, *site.crashes):
         print(sentence, file=sys.stderr)
     return {
         **_counts(found),
         "kills": fire.struck.killed.total(),
-        "lines": lines * options.workers,
+        "lines": each * options.workers,
         "crashes": len(site.crashes),
         "db": options.db,
         "seed": options.seed,

@@ -12,8 +12,10 @@ from datetime import UTC, datetime, timedelta
 from decnet_core.events import Event, EventType, Trust
 
 SOURCE_PREFIX = "fire:"
+FOREIGN_PREFIX = "foreign line "
 _BEGAN = datetime(2026, 11, 23, 16, 0, tzinfo=UTC)
 _LONGEST_TEXT = 600
+_LONGEST_FOREIGN = 300
 _KINDS = (
     (EventType.CONNECTION_OPENED, Trust.SENSOR),
     (EventType.CREDENTIAL_TRIED, Trust.SENSOR),
@@ -36,6 +38,11 @@ def type_of(number: int) -> str:
 def text_of(worker: str, number: int) -> str:
     """Make an event's words; `]`, a quote and a backslash in each, and no two alike."""
     return f'line {number} of {worker} "]\\ {"x" * (number * 7919 % _LONGEST_TEXT)}'
+
+
+def foreign_text(worker: str, number: int) -> str:
+    """Make line `number` of a worker's log that another program writes: no event of ours, no address in it."""
+    return f"{FOREIGN_PREFIX}{number} of {worker} {'y' * (number * 7919 % _LONGEST_FOREIGN)}"
 
 
 def numbered(worker: str, number: int) -> Event:

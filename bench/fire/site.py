@@ -1,6 +1,8 @@
 """The daemons under fire, each a process of its own: writers, senders, listener, ingester and, if asked, PostgreSQL.
 
-    writer -> events.log -> decnet-logship -> link -> listener -> journal -> ingester -> database
+    writer  -> events.log \
+                            decnet-logship -> link -> listener -> journal -> ingester -> database
+    foreign -> app.log    /
 
 A daemon that ends by itself is a crash: it is counted with the end of its log, and started again so that the run goes
 on. Time-outs and pauses are set shorter than by default, or most of a run would be spent waiting for them; nothing
@@ -12,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import signal
@@ -19,12 +22,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from bench.enrolled import Enrolled
+from bench.fire.foreign import KINDS, wish_of
 from bench.fire.link import Link
-from bench.fire.tally import ingested
+from bench.fire.tally import OURS, THEIRS, ingested
 from bench.fire.writer import ROTATE_FILE
 from decnet_master.journal.segments import Position, read_marker
 from tests.lab.postgres import PostgresCluster
@@ -52,7 +56,7 @@ class Site:
         link: Link,
         port: int,
         *,
-        lines: int,
+        lines: Mapping[str, int],
         secs: float,
         disk: Path | None,
         cluster: PostgresCluster | None,
@@ -63,7 +67,7 @@ class Site:
             enrolled: their directories and identities.
             link: what the senders dial.
             port: the listener's.
-            lines: that each worker writes.
+            lines: that each worker writes into each of its logs.
             secs: how long the writers take for them.
             disk: mount point of a small disk under the journal, if there is one.
             cluster: the database's server, if there is one.
@@ -75,7 +79,7 @@ class Site:
         self.cluster = cluster
         self.crashes: list[str] = []
         self.down: set[str] = set()
-        self._lines_per_s = lines / secs
+        self._secs = secs
         self._began = time.monotonic()
         self._respawned_at = 0.0
         master = enrolled.master_environment() | {
@@ -94,13 +98,18 @@ class Site:
     def start(self) -> None:
         """Start all, the clock of the writers with them."""
         for name, daemon in self.daemons.items():
-            if not name.startswith("writer"):
+            if _kind(name) not in _WRITING:
                 daemon.start()
         self.daemons["listener"].wait_for_line("listener.started", timeout_secs=60)
         self._began = time.monotonic()
         for worker in self.workers:
-            self._add_writer(worker)
-            self.daemons[f"writer {worker}"].start()
+            self._add_writers(worker)
+            for writing in _WRITING:
+                self.daemons[f"{writing} {worker}"].start()
+        for worker in self.workers:  # what was rotated before a log was followed is left alone
+            register = self.enrolled.worker(worker) / "logship" / "files.json"
+            known = functools.partial(_names, register, self._foreign_log(worker))
+            self.daemons[f"sender {worker}"].wait_until(known, "a log that is followed")
 
     def kill(self, name: str) -> None:
         """Kill a daemon, or the database, with SIGKILL."""
@@ -122,6 +131,10 @@ class Site:
         folder = self.enrolled.worker(worker) / "agent"
         folder.mkdir(mode=0o700, exist_ok=True)
         (folder / ROTATE_FILE).touch()
+
+    def rotate_foreign(self, worker: str, kind: str) -> None:
+        """Have a worker's other log rotated, by rename or by copytruncate."""
+        wish_of(self._foreign_log(worker), kind).touch()
 
     def pause(self, name: str) -> Callable[[], None]:
         """Stop a process; returns what lets it go on, harmless when it was killed meanwhile."""
@@ -166,7 +179,7 @@ class Site:
 
     def is_written(self, name: str) -> bool:
         """Tell whether this is a writer that has written all."""
-        return name.startswith("writer") and name not in self.down and self.daemons[name].returncode == 0
+        return _kind(name) in _WRITING and name not in self.down and self.daemons[name].returncode == 0
 
     def progress(self) -> tuple[int, Position, Position]:
         """Tell what is left.
@@ -175,7 +188,7 @@ class Site:
             bytes that the senders do not know acknowledged, -1 while a writer still writes; end of the journal; up to
             where it is in the database.
         """
-        if not all(self.is_written(f"writer {worker}") for worker in self.workers):
+        if not all(self.is_written(f"{writing} {worker}") for writing in _WRITING for worker in self.workers):
             left = -1
         else:
             left = sum(self._backlog_bytes(worker) for worker in self.workers)
@@ -183,14 +196,14 @@ class Site:
         return left, read_marker(self.enrolled.master / "journal"), stored
 
     def _backlog_bytes(self, worker: str) -> int:
-        env = os.environ | self.enrolled.worker_environment(worker)
+        env = os.environ | self._sender_environment(worker)
         argv = [sys.executable, "-m", "decnet_logship", "status", "--json"]
         told = subprocess.run(argv, env=env, capture_output=True, timeout=_STATUS_SECS, check=False).stdout
         return int(json.loads(told)["backlog_bytes"]) if told else -1
 
     def stop(self) -> None:
         """Stop all in order; one that does not end well is a crash."""
-        for name in sorted(self.daemons, key=lambda name: _ORDER.index(name.split()[0])):
+        for name in sorted(self.daemons, key=lambda name: _ORDER.index(_kind(name))):
             daemon = self.daemons[name]
             if (code := daemon.stop()) not in (0, None):
                 self.crashes.append(f"{name} stopped with {code}: {daemon.log_text()[-1500:]}")
@@ -211,21 +224,32 @@ class Site:
         return dict(sorted(found.items()))
 
     def _add_worker(self, worker: str) -> None:
-        env = self.enrolled.worker_environment(worker) | {
+        env = self._sender_environment(worker)
+        self.daemons[f"sender {worker}"] = self._daemon(f"sender {worker}", ["-m", "decnet_logship", "serve"], env)
+        self._add_writers(worker)
+
+    def _sender_environment(self, worker: str) -> dict[str, str]:
+        return self.enrolled.worker_environment(worker) | {
             "DECNET_MASTER": f"127.0.0.1:{self.link.port}",
+            "DECNET_FILES": str(self._foreign_log(worker)),
             "DECNET_RECONNECT_MAX_SECS": "0.5",
             "DECNET_ACK_TIMEOUT_SECS": "3",
             "DECNET_CONNECT_TIMEOUT_SECS": "3",
         }
-        self.daemons[f"sender {worker}"] = self._daemon(f"sender {worker}", ["-m", "decnet_logship", "serve"], env)
-        self._add_writer(worker)
 
-    def _add_writer(self, worker: str) -> None:
-        data = self.enrolled.worker(worker)
-        numbers = [str(value) for value in (self.lines, self._lines_per_s, self._began, MAX_LOG_BYTES)]
-        argv = ["-m", "bench.fire.writer", str(self.enrolled.log_directory(worker) / "events.log")]
-        argv += [str(data / "agent"), worker, *numbers]
-        self.daemons[f"writer {worker}"] = self._daemon(f"writer {worker}", argv, {})
+    def _foreign_log(self, worker: str) -> Path:
+        return self.enrolled.worker(worker) / "others" / THEIRS
+
+    def _add_writers(self, worker: str) -> None:
+        foreign, ours = self._foreign_log(worker), self.enrolled.log_directory(worker) / OURS
+        wish_of(foreign, KINDS[0]).parent.mkdir(parents=True, exist_ok=True)
+        pace = {
+            log: [str(value) for value in (count, count / self._secs, self._began)] for log, count in self.lines.items()
+        }
+        argv = ["-m", "bench.fire.writer", str(ours), str(self.enrolled.worker(worker) / "agent"), worker, *pace[OURS]]
+        self.daemons[f"writer {worker}"] = self._daemon(f"writer {worker}", [*argv, str(MAX_LOG_BYTES)], {})
+        argv = ["-m", "bench.fire.foreign", str(foreign), worker, *pace[THEIRS]]
+        self.daemons[f"foreign {worker}"] = self._daemon(f"foreign {worker}", argv, {})
 
     def _daemon(self, name: str, argv: list[str], env: dict[str, str]) -> Daemon:
         log_path = self.enrolled.folder / "out" / f"{name.replace(' ', '-')}.log"
@@ -233,7 +257,8 @@ class Site:
 
 
 _PARTS = ("listener", "ingester")
-_ORDER = ("writer", "sender", "listener", "ingester")
+_WRITING = ("writer", "foreign")
+_ORDER = ("writer", "foreign", "sender", "listener", "ingester")
 
 
 @contextlib.contextmanager
@@ -263,3 +288,12 @@ def _entry(line: bytes) -> dict[str, object]:
     except ValueError:
         return {}
     return entry if isinstance(entry, dict) else {}
+
+
+def _names(register: Path, log: Path) -> bool:
+    return register.exists() and str(log) in register.read_text()
+
+
+def _kind(name: str) -> str:
+    """Tell what a daemon is, without the worker's name."""
+    return name.partition(" ")[0]

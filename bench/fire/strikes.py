@@ -8,6 +8,7 @@ still recovers, and two of them are often down together.
     writer, sender, listener, ingester, database      SIGKILL; started again
     cut, freeze, swallow                              see `link`
     rotate                                            the event log begins another file, beside its rotations by size
+    rename, copytruncate                              so does another program's log, as logrotate would have it
     disk                                              the disk under the journal is full
     pause                                             SIGSTOP of a sender, the listener or the ingester, then SIGCONT
 """
@@ -22,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from bench.fire.foreign import KINDS as FOREIGN_ROTATIONS
 from bench.fire.site import Site
 
 PROCESSES = ("writer", "sender", "listener", "ingester")
@@ -134,6 +136,8 @@ class Fire:
             site.link.cut()
         elif kind == "rotate":
             site.rotate(self._draw.choice(site.workers))
+        elif kind in FOREIGN_ROTATIONS:
+            site.rotate_foreign(self._draw.choice(site.workers), kind)
         elif kind == "pause":
             name = self._up(self._draw.choice(PROCESSES[1:]))
             go_on = site.pause(name)

@@ -1,12 +1,13 @@
 """Count what reached the database: lost, duplicated, reordered, altered, and what nobody sent.
 
-Rows are read in the order of `seq`, the database's own. The numbers of each worker must come as 0, 1, 2, … to the
-last: a number that is missing is lost, one that comes again is duplicated, one that comes after a larger one is
-reordered. A row whose words are not those of its number is altered, a row that no writer made is foreign; so is a
-second `log.opened` of one file. Lines that became dead letters count as lost and are told apart.
+Rows are read in the order of `seq`, the database's own. The numbers of each log must come as 0, 1, 2, … to the last:
+a number that is missing is lost, one that comes again is duplicated, one that comes after a larger one is reordered. A
+row whose words are not those of its number is altered, a row that no writer made is foreign; so is a second
+`log.opened` of one file. Lines that became dead letters count as lost and are told apart.
 
-What the ingester derives must have counted the same events: each has an address and a session, so the sums over
-attackers and over sessions are the number of rows. By how much they are not is `miscounted`.
+What the ingester derives must have counted the same events: each of ours has an address and a session (another
+program's line has neither), so the sums over attackers and over sessions are their number. By how much they are not is
+`miscounted`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from bench.fire.numbered import SOURCE_PREFIX, text_of, type_of
+from bench.fire.numbered import FOREIGN_PREFIX, SOURCE_PREFIX, foreign_text, text_of, type_of
 from decnet_core.events import EventType
 from decnet_master.journal.segments import START, Position
 from decnet_master.store.derived_tables import attacker_deckies, attackers, sessions
@@ -32,6 +33,12 @@ from decnet_master.store.schema import dead_letters, events, ingest_position
 
 PAGE_ROWS = 20_000
 ANSWER_SECS = 10.0
+
+OURS, THEIRS = "events.log", "app.log"
+"""A worker's event log, and a log of it that another program writes."""
+
+Log = tuple[str, str]
+"""(worker, which of the two)."""
 
 Row = tuple[str, str, str, str, str]
 """(worker, source, cursor, event_type, text)."""
@@ -44,7 +51,7 @@ class Tally:
     """What was found; all but `rows` and `dead_letters` are faults when above zero.
 
     Attributes:
-        rows: numbered events in the database, repeats included.
+        rows: numbered lines in the database, repeats included.
         examples: one sentence each about the first faults.
     """
 
@@ -68,32 +75,34 @@ class Tally:
 class Counter:
     """Takes the rows in their order; `finish` gives the tally."""
 
-    def __init__(self, written: Mapping[str, int]) -> None:
+    def __init__(self, written: Mapping[Log, int]) -> None:
         """Begin.
 
         Args:
-            written: worker -> how many numbered events its log was given.
+            written: log -> how many numbered lines it was given.
         """
-        self._written = written
-        self._seen = {worker: bytearray(count) for worker, count in written.items()}
+        self._workers = {worker for worker, _ in written}
+        self._seen = {log: bytearray(count) for log, count in written.items()}
         self._largest = dict.fromkeys(written, -1)
+        self._events = 0
         self._opened: set[str] = set()
         self._tally = Tally()
 
     def take(self, rows: Iterable[Row]) -> None:
         """Count rows that follow those before."""
         for row in rows:
-            worker, source, cursor, event_type, _ = row
+            worker, source, cursor, event_type, text = row
             if event_type == EventType.LOG_OPENED:
-                if worker not in self._written or source in self._opened:
+                if worker not in self._workers or source in self._opened:
                     self._fault("foreign", f"{source} of {worker} came again, or is nobody's")
                 self._opened.add(source)
-            elif (
-                worker in self._written
-                and source == SOURCE_PREFIX + worker
-                and 0 <= int(cursor) < len(self._seen[worker])
-            ):
-                self._number(row, worker, int(cursor))
+            elif source == SOURCE_PREFIX + worker:
+                number = int(cursor)
+                wanted = (type_of(number), text_of(worker, number))
+                self._number((worker, OURS), number, as_written=(event_type, text) == wanted)
+            elif source.startswith(f"logship@{worker}/") and text.startswith(FOREIGN_PREFIX):
+                number = int(text.removeprefix(FOREIGN_PREFIX).partition(" ")[0])
+                self._number((worker, THEIRS), number, as_written=text == foreign_text(worker, number))
             else:
                 self._fault("foreign", f"{source} {cursor} of {worker} was never written")
 
@@ -105,27 +114,32 @@ class Counter:
             derived: what was derived from the events -> how many events it says that it counted.
         """
         for name, events_counted in derived.items():
-            if events_counted != self._tally.rows:
-                off = abs(events_counted - self._tally.rows)
-                self._fault("miscounted", f"{name} counted {events_counted} of {self._tally.rows} events", off)
-        for worker, seen in self._seen.items():
+            if events_counted != self._events:
+                off = abs(events_counted - self._events)
+                self._fault("miscounted", f"{name} counted {events_counted} of {self._events} events", off)
+        for (worker, log), seen in self._seen.items():
             missing = seen.count(0)
             if missing:
-                self._fault("lost", f"{worker} misses {missing}, the first is {seen.index(0)}", missing)
+                self._fault("lost", f"{log} of {worker} misses {missing}, the first is {seen.index(0)}", missing)
         self._tally.dead_letters = letters
         return self._tally
 
-    def _number(self, row: Row, worker: str, number: int) -> None:
-        self._tally.rows += 1
-        if (row[3], row[4]) != (type_of(number), text_of(worker, number)):
-            self._fault("altered", f"{worker} {number} is not what was written")
-        if self._seen[worker][number]:
-            self._fault("duplicated", f"{worker} {number} came again")
+    def _number(self, log: Log, number: int, *, as_written: bool) -> None:
+        name = f"{number} of {log[1]} of {log[0]}"
+        if number not in range(len(self._seen.get(log, b""))):
+            self._fault("foreign", f"{name} was never written")
             return
-        self._seen[worker][number] = 1
-        if number < self._largest[worker]:
-            self._fault("reordered", f"{worker} {number} came after {self._largest[worker]}")
-        self._largest[worker] = max(number, self._largest[worker])
+        self._tally.rows += 1
+        self._events += log[1] == OURS
+        if not as_written:
+            self._fault("altered", f"{name} is not what was written")
+        if self._seen[log][number]:
+            self._fault("duplicated", f"{name} came again")
+            return
+        self._seen[log][number] = 1
+        if number < self._largest[log]:
+            self._fault("reordered", f"{name} came after {self._largest[log]}")
+        self._largest[log] = max(number, self._largest[log])
 
     def _fault(self, kind: str, example: str, count: int = 1) -> None:
         setattr(self._tally, kind, getattr(self._tally, kind) + count)
@@ -133,7 +147,7 @@ class Counter:
             self._tally.examples.append(f"{kind}: {example}")
 
 
-async def tally(url: str, written: Mapping[str, int]) -> Tally:
+async def tally(url: str, written: Mapping[Log, int]) -> Tally:
     """Read the whole database and count."""
     engine = create_async_engine(database_url(url))
     counter = Counter(written)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from bench.fire.numbered import numbered
+from bench.fire.numbered import foreign_text, numbered
 from bench.fire.strikes import deal
+from bench.fire.tally import OURS, THEIRS, Row, Tally
 from bench.fire.tally import Counter as RowCounter
-from bench.fire.tally import Row
 
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "faults.py"
 KILLS = 12
@@ -43,8 +43,8 @@ def test_nothing_is_lost_nor_twice_whatever_dies(tmp_path: Path, db: str) -> Non
     assert (result["kills"], result["lines"]) == (KILLS, LINES)
     victims = {"writer", "sender", "listener", "ingester"} | ({"database"} if db == "postgres" else set())
     assert result["killed"].keys() == victims
-    others = {"cut", "freeze", "swallow", "rotate", "pause"} | ({"disk"} if os.geteuid() == 0 else set())
-    assert result["others"].keys() == others
+    disk = {"disk"} if os.geteuid() == 0 else set()
+    assert result["others"].keys() == {"cut", "freeze", "swallow", "rotate", "rename", "copytruncate", "pause"} | disk
     assert list(tmp_path.iterdir()) == [] or not any(tmp_path.rglob("events.log"))
 
 
@@ -70,7 +70,7 @@ def head(worker: str, generation: str) -> Row:
     ],
 )
 def test_the_count_tells_each_fault(numbers: tuple[int, ...], lost: int, duplicated: int, reordered: int) -> None:
-    counter = RowCounter({"w1": 4, "w2": 2})
+    counter = RowCounter({("w1", OURS): 4, ("w2", OURS): 2})
     counter.take([head("w1", "a"), *rows("w2", 0), *rows("w1", *numbers), head("w2", "b"), *rows("w2", 1)])
     found = counter.finish()
     assert (found.lost, found.duplicated, found.reordered) == (lost, duplicated, reordered)
@@ -87,14 +87,29 @@ def test_the_count_tells_what_was_altered_or_never_written() -> None:
         (worker, source, "7", event_type, text),
         head("w1", "a"),
     ):
-        counter = RowCounter({"w1": 1, "w2": 0})
+        counter = RowCounter({("w1", OURS): 1, ("w2", OURS): 0})
         counter.take([head("w1", "a"), *rows("w1", 0), strange])
         found = counter.finish()
         assert found.altered + found.foreign >= 1
         assert not found.is_clean
-    assert not RowCounter({"w1": 0}).finish(letters=1).is_clean
-    assert RowCounter({"w1": 0}).finish(derived={"attackers": 0}).is_clean
-    assert RowCounter({"w1": 0}).finish(derived={"attackers": 2, "sessions": 0}).miscounted == 2
+    assert not RowCounter({("w1", OURS): 0}).finish(letters=1).is_clean
+    assert RowCounter({("w1", OURS): 0}).finish(derived={"attackers": 0}).is_clean
+    assert RowCounter({("w1", OURS): 0}).finish(derived={"attackers": 2, "sessions": 0}).miscounted == 2
+
+
+def test_the_count_holds_another_program_s_log_to_its_own_numbers() -> None:
+    def counted(*numbers: int) -> Tally:
+        source = f"logship@w1/{'0' * 32}"
+        counter = RowCounter({("w1", OURS): 1, ("w1", THEIRS): 3})
+        counter.take(("w1", source, str(at), "guest.line", foreign_text("w1", at)) for at in numbers)
+        counter.take(rows("w1", 0))
+        return counter.finish(derived={"attackers": 1})
+
+    assert counted(0, 1, 2).is_clean
+    assert counted(0, 2).lost == 1
+    assert counted(0, 1, 1, 2).duplicated == 1
+    assert counted(0, 2, 1).reordered == 1
+    assert counted(0, 1, 2, 3).foreign == 1
 
 
 def test_a_seed_decides_the_plan_and_each_kind_is_dealt() -> None:
