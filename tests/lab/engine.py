@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -214,6 +215,8 @@ class LabEngine:
         assert self._process is not None
         while True:
             try:
+                with socket.socket(socket.AF_UNIX) as probe:  # the client leaves its own open where nobody listens yet
+                    probe.connect(self.docker_host.removeprefix("unix://"))
                 self.client().close()  # it asks for the API's version, so it takes a daemon that answers
             except (DockerException, OSError) as error:
                 if self._process.poll() is not None or time.monotonic() > deadline:
