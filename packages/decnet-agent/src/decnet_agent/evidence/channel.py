@@ -52,7 +52,7 @@ def decode(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE_BYTES or not line.endswith(b"\n"):
         raise RemoteProtocolError("A line of the evidence channel is too long or cut off")
     try:
-        message = json.loads(line)
+        message = json.loads(line.decode())  # given bytes, json takes surrogates in UTF-8, which come back merged
     except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict):
