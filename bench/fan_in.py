@@ -46,7 +46,11 @@ PATIENCE_SECS = 240.0
 """For one word to the crowds beyond what it takes by itself; pauses of a minute may follow one another."""
 
 CONNECTS_PER_SEC = 100
-DESCRIPTORS_TO_SPARE = 256
+DESCRIPTORS_TO_SPARE = 1024
+
+USUAL_DESCRIPTORS = 1024
+"""Open files that systemd and shells allow at first: the listener is started with these, as anywhere."""
+
 READ_BYTES = 4 << 20
 
 
@@ -229,7 +233,7 @@ def _all(crowds: list[Crowd], words: str, takes_secs: float = 0.0) -> list[dict[
 
 def _listener(enrolled: Enrolled, port: int) -> Daemon:
     env = enrolled.master_environment() | {"DECNET_LISTENER_ADDRESS": f"127.0.0.1:{port}"}
-    argv = [sys.executable, "-m", "decnet_master", "listener"]
+    argv = ["prlimit", f"--nofile={USUAL_DESCRIPTORS}:", sys.executable, "-m", "decnet_master", "listener"]
     return Daemon(argv, log_path=enrolled.folder / "listener.log", env=env)
 
 

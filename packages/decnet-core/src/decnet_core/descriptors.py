@@ -104,6 +104,20 @@ class DescriptorStore:
             self.let_go(name)
 
 
+def allow_descriptors(wanted: int) -> int:
+    """Make room for so many open files, as far as we may; systemd and shells allow 1024 until a program asks for more.
+
+    Returns:
+        how many are allowed now, no more than were wanted.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return allowed
+
+
 def is_name(text: str) -> bool:
     """Tell whether a text may name descriptors: printable ASCII without a colon, as in systemd."""
     return 0 < len(text) <= MAX_NAME and text.isascii() and text.isprintable() and ":" not in text
@@ -129,7 +143,6 @@ def _from_supervisor() -> list[tuple[str, int]]:
 
 def _allow_descriptors(more: int) -> None:
     """Make room for so many more open files, as far as we may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
-        wanted = soft + more if hard == resource.RLIM_INFINITY else min(soft + more, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        allow_descriptors(soft + more)

@@ -11,11 +11,13 @@ import functools
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import structlog
 
 from decnet_core.daemon import Ready, run
+from decnet_core.descriptors import allow_descriptors
 from decnet_core.endpoints import Endpoint, listen
 from decnet_core.errors import RetryLater
 from decnet_core.identity import Role
@@ -33,6 +35,9 @@ from decnet_master.listener.server import Server, ServerLimits
 from decnet_master.settings import MasterSettings
 from decnet_master.store.doorbook import DoorBook
 
+SPARE_DESCRIPTORS = 128
+"""Open files beside connections and handshakes: journal, database, sockets, logs; some thirty."""
+
 FIRST_DELAY_SECS = 0.2
 LONGEST_DELAY_SECS = 10.0
 
@@ -46,7 +51,7 @@ class App:
 
     def __init__(self, settings: MasterSettings, limits: ServerLimits | None = None) -> None:
         self._settings = settings
-        self._limits = limits
+        self._limits = limits or ServerLimits()
 
     async def run(self) -> None:
         """Run until a signal comes.
@@ -62,10 +67,19 @@ class App:
         identity = await LiveIdentity.awaited(KeyStore(settings.identities_directory), Role.MASTER)
         context = identity.server_context(alpn=(ALPN,))
         bound_connection_memory()
+        self._allow_connections()
         with listen(Endpoint.parse(settings.listener_address), "listener-address") as listening:
             ready = Ready(1)
             live = functools.partial(self._live, listening, context, ready)
             await run({"listener": live, "identity": identity.watch}, ready)
+
+    def _allow_connections(self) -> None:
+        """Make room for as many open files as there may be connections, or take fewer of them."""
+        spare = self._limits.handshakes + SPARE_DESCRIPTORS
+        room = allow_descriptors(self._limits.connections + spare) - spare
+        if room < self._limits.connections:
+            log.warning("connections.limited", limit=room, advice="Raise the hard limit of open files (LimitNOFILE=).")
+            self._limits = replace(self._limits, connections=max(room, 1))
 
     async def _live(self, listening: socket.socket, context: ssl.SSLContext, ready: Ready) -> None:
         settings = self._settings

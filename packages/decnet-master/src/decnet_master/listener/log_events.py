@@ -3,6 +3,7 @@
 LOG_EVENTS: dict[str, str] = {
     "listener.started": "workers can ship their logs",
     "listener.waits": "the database or the disk is away and known to come back; it is tried again",
+    "connections.limited": "fewer open files are allowed than the listener takes connections; it takes so many fewer",
     "handshake.refused": "connections were given up before or in the TLS handshake; the count says how many",
     "sender.refused": "a peer with a certificate of ours may not ship, or there is no room for it",
     "sender.connected": "a worker ships a stream; the offset says from where",
