@@ -13,6 +13,7 @@ from decnet_core.errors import ConfigError
 from decnet_core.events import EventType, check
 from decnet_core.fleet import Account, DeckySpec
 from decnet_master.store import Store
+from decnet_master.store.bare_drivers import _in_libpq_words
 from decnet_master.store.doorbook import STREAMS_PER_HOST, DoorBook, ListenerState, StreamReport, WorkerReport
 from decnet_master.store.ingest import DeadLetter
 from decnet_master.store.records import Load
@@ -233,6 +234,19 @@ async def test_events_are_counted_by_type_from_where_one_left_off(
     newest, counts = await store.shipping.counts_by_type(0)
     assert counts == {EventType.WORKER_SILENT: 1}
     assert await store.shipping.counts_by_type(newest) == (newest, {})
+
+
+@pytest.mark.parametrize(
+    ("configured", "asked"),
+    [
+        ("u:p@h/db?ssl=require&host=/run/pg", "u:p@h/db?sslmode=require&host=/run/pg"),
+        ("u@h/db?host=/x&ssl=verify-full", "u@h/db?host=/x&sslmode=verify-full"),
+        ("u:ssl=x@h/db", "u:ssl=x@h/db"),
+        ("u@h/db?sslmode=require", "u@h/db?sslmode=require"),
+    ],
+)
+def test_an_url_of_sqlalchemy_is_understood_by_the_bare_driver(configured: str, asked: str) -> None:
+    assert _in_libpq_words(configured) == asked
 
 
 async def test_a_database_of_another_schema_is_refused(empty_url: str) -> None:

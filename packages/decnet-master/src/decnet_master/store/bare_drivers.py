@@ -57,11 +57,17 @@ async def connect(url: str) -> Driver:
         case "sqlite" if rest.startswith("/") and rest != "/:memory:":
             return await _Sqlite.open(Path(rest[1:].partition("?")[0]))
         case "postgresql" | "postgres":
-            return await _Postgres.open(f"postgresql://{rest}")
+            return await _Postgres.open(f"postgresql://{_in_libpq_words(rest)}")
     raise ConfigError(
         "The database's URL names no database that DECNET can use",  # it may hold a password
         "Set database-url to sqlite:////absolute/path or postgresql://user:password@host/name.",
     )
+
+
+def _in_libpq_words(rest: str) -> str:
+    """Name TLS as asyncpg's own URLs do; SQLAlchemy's, which the configuration holds, say `ssl` for it."""
+    place, mark, query = rest.partition("?")
+    return place + mark + re.sub(r"(^|&)ssl=", r"\1sslmode=", query)
 
 
 class _Sqlite:
