@@ -1,14 +1,20 @@
-"""Ships the evidence log of a DECNET worker to its master, exactly once.
+"""Ships the evidence log of a DECNET worker to its master, exactly once, and other logs beside it.
 
     cli          argv and exit codes
     app          puts it together
-    shipper      connects, again and again, and says how it went
+    shipper      keeps one log shipped: connects, again and again, and says how it went
     connection   one connection: the protocol's machine between the master and the log's files
-    tail         the log's files, oldest first: their generations, whole lines, their end
-    wakeup       tells that the log's folder changed
-    state        what `status` shows; a hint, never the truth
+    plain        one connection to a syslog receiver that acknowledges nothing
+    dialling     opens a connection, and says why there is none
+    rotation     which files of a log there are, which generation each is, what comes next
+    generations  what a restart must know again of files that do not say it themselves
+    tail         one open file as a stream of whole lines
+    label        the header before each line of another program's log
+    wakeup       tells that a log's folder changed
+    state        what the daemon tells of itself
+    status       shows it, with what lies on the disk beyond it
 
-The log itself is the queue, and the master's answer is where to go on: nothing here must survive for that.
+A log itself is the queue, and the master's answer is where to go on: for our own, nothing here must survive for that.
 """
 
 __version__ = "0.1.0"
