@@ -36,10 +36,10 @@ tool_folder() {
   fi
 }
 
-# sync_python [uv option …]: bring the environment to what uv.lock says.
+# sync_python GROUP: bring the environment to what uv.lock says, with what GROUP of pyproject.toml names besides.
 sync_python() {
   local environment=${UV_PROJECT_ENVIRONMENT:-.venv} uv=uv python
-  local arguments=(sync --locked --all-packages --quiet "$@")
+  local arguments=(sync --locked --all-packages --quiet --group "$1")
   if ! { has uv && uv_serves uv; }; then
     uv=$(tool_folder)/bin/uv
     if ! { [ -x "$uv" ] && uv_serves "$uv"; }; then
