@@ -27,6 +27,9 @@ LOCK_FILE = "ingester.lock"
 CONNECTIONS = 1
 """Each task does one thing at a time."""
 
+CACHE_KIB = 32_000
+"""The pages that the largest transaction changes: SQLite would write and read them several times with fewer."""
+
 SWITCH_SECS = 0.0005
 COLLECT_AFTER = 50_000
 
@@ -91,7 +94,7 @@ async def _open(url: str) -> Store:
     delay_secs = FIRST_DELAY_SECS
     while True:
         try:
-            return await Store.open(url, CONNECTIONS)
+            return await Store.open(url, CONNECTIONS, cache_kib=CACHE_KIB)
         except RetryLater as cause:
             log.warning("database.awaited", reason=cause.message, advice=cause.advice, retry_in_secs=delay_secs)
             await asyncio.sleep(delay_secs)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib
 import os
 import sqlite3
@@ -41,6 +42,8 @@ POOL_WAIT_SECS = 10.0
 LOCK_WAIT_SECS = 10.0
 """A batch of 50,000 rows, the largest, holds SQLite's one write lock for about a second."""
 TRANSACTION_SECS = 30.0
+CACHE_KIB = 2_000
+"""Of SQLite's pages for each connection: its own default."""
 
 _DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -115,7 +118,13 @@ def create_file(url: URL) -> None:
 class Database:
     """One pool of connections, and the two ways to use it. Close it always."""
 
-    def __init__(self, url: URL, connections: int = CONNECTIONS, transaction_secs: float = TRANSACTION_SECS) -> None:
+    def __init__(
+        self,
+        url: URL,
+        connections: int = CONNECTIONS,
+        transaction_secs: float = TRANSACTION_SECS,
+        cache_kib: int = CACHE_KIB,
+    ) -> None:
         self.url = url
         self._transaction_secs = transaction_secs
         self._failures = _failures(url)
@@ -129,7 +138,7 @@ class Database:
             connect_args=_sqlite_arguments() if is_sqlite(url) else _postgres_arguments(transaction_secs),
         )
         if is_sqlite(url):
-            event.listen(self.engine.sync_engine, "connect", _set_up_sqlite)
+            event.listen(self.engine.sync_engine, "connect", functools.partial(_set_up_sqlite, cache_kib))
             event.listen(self.engine.sync_engine, "begin", _begin_sqlite)
 
     @property
@@ -265,10 +274,10 @@ def _postgres_arguments(transaction_secs: float) -> dict[str, Any]:
     }
 
 
-def _set_up_sqlite(connection: Any, _record: object) -> None:
+def _set_up_sqlite(cache_kib: int, connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     try:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"cache_size=-{cache_kib}"):
             cursor.execute(f"PRAGMA {pragma}")
     finally:
         cursor.close()

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from decnet_core.errors import ConfigError
 from decnet_master.store.certificates import Certificates
-from decnet_master.store.engine import CONNECTIONS, TRANSACTION_SECS, Database, database_url, require_file
+from decnet_master.store.engine import CACHE_KIB, CONNECTIONS, TRANSACTION_SECS, Database, database_url, require_file
 from decnet_master.store.events import Events
 from decnet_master.store.fleet import Fleet
 from decnet_master.store.hosts import Hosts
@@ -39,13 +39,20 @@ class Store:
         self.silences = Silences(database)
 
     @classmethod
-    async def open(cls, url: str, connections: int = CONNECTIONS, transaction_secs: float = TRANSACTION_SECS) -> Self:
+    async def open(
+        cls,
+        url: str,
+        connections: int = CONNECTIONS,
+        transaction_secs: float = TRANSACTION_SECS,
+        cache_kib: int = CACHE_KIB,
+    ) -> Self:
         """Connect and check the schema.
 
         Args:
             url: `sqlite:////path` or `postgresql://user:password@host/name`.
             connections: the most that are held at a time.
             transaction_secs: the longest that one may take.
+            cache_kib: what a connection to SQLite may hold of the file.
 
         Raises:
             ConfigError: not such a URL, no such file, or the schema is not this release's.
@@ -53,7 +60,7 @@ class Store:
         """
         parsed = database_url(url)
         require_file(parsed)
-        database = Database(parsed, connections, transaction_secs)
+        database = Database(parsed, connections, transaction_secs, cache_kib)
         try:
             async with database.read() as connection:
                 revision = await connection.run_sync(_revision)
