@@ -81,7 +81,10 @@ def cut_up(rows: Sequence[NewEvent], cuts: Sequence[int]) -> list[Sequence[NewEv
     return [rows[start:end] for start, end in pairwise(places)]
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=settings().max_examples // 4,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(rows=st.lists(news, max_size=40), cuts=st.lists(st.integers(0, 100), max_size=6))
 def test_however_events_are_cut_into_loads_the_sums_are_those_of_a_rebuild_and_of_a_plain_count(
     tmp_path: Path, sqlite_template: Path, rows: list[NewEvent], cuts: list[int]
