@@ -383,6 +383,28 @@ def test_our_own_log_needs_no_memory(tmp_path: Path) -> None:
     assert [path.name for path in sorted(tmp_path.glob("events.log*"))] == ["events.log"]
 
 
+def test_a_kill_just_after_a_file_was_removed_is_no_loss(tmp_path: Path) -> None:
+    log = Log(tmp_path / "events.log")
+    reader = Reader(log.path, ours=True)
+    reader.read()
+    log.write(b"known to be there", b"and not acknowledged when that was last written down")
+    log.begin()
+    file = reader.rotation.next_file()
+    assert file is not None
+    assert file.seek(reader.ends[file.generation])
+    reader.rotation.placed(file)
+    reader.register.write()
+    while (piece := file.read()) is not None:
+        assert isinstance(piece, bytes)
+        file.acked(file.offset)
+    assert reader.rotation.is_final(file)
+    reader.rotation.finish(file)
+    assert [path.name for path in tmp_path.glob("events.log*")] == ["events.log"]
+    reader.restart()
+    assert reader.rotation.next_file() is not None
+    assert (reader.rotation.gaps, reader.rotation.lost_bytes) == (0, 0)
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 def test_our_own_log_survives_a_rotation_by_copy(tmp_path: Path, restarted: bool) -> None:
     log = Log(tmp_path / "events.log")

@@ -169,6 +169,8 @@ class Rotation:
         self._register.put(self.path, Generation.of(file, finished=True))
         rotated = self.path.with_name(f"{self.path.name}.{file.generation}")
         if self.is_ours and file.is_at(rotated):
+            with suppress(OSError):  # or a kill after the removal would make the next start report it as lost
+                self._register.write()
             try:
                 rotated.unlink()
             except OSError as cause:
