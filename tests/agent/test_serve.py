@@ -130,6 +130,7 @@ def test_a_configuration_that_does_not_fit(worker, tmp_path, ini, words):
     assert words in done.stderr
 
 
+@pytest.mark.slow
 def test_a_damaged_state_is_not_guessed_at(tmp_path):
     worker = Worker(tmp_path, docker_host="unix:///none")
     (tmp_path / "data/agent").mkdir()
@@ -176,6 +177,7 @@ def test_a_second_request_that_does_not_begin_is_cut(worker):
                 pass
 
 
+@pytest.mark.slow
 def test_it_ends_when_asked_to(tmp_path):
     worker = Worker(tmp_path, docker_host="unix:///none")
     with worker:
@@ -205,6 +207,7 @@ def test_the_module_runs_like_the_script():
     assert done.stdout.startswith(b"decnet-agent ")
 
 
+@pytest.mark.slow
 def test_docker_is_imported_by_its_room_alone():
     """… and by nobody before it is used."""
     code = "import sys, decnet_agent.app; sys.exit('docker' in sys.modules or 'cryptography' in sys.modules)"

@@ -43,6 +43,7 @@ def test_usage_errors_end_with_2(bare: Cli, arguments: tuple[str, ...]) -> None:
     told(bare(*arguments), 2, "Usage:")
 
 
+@pytest.mark.slow
 def test_a_configuration_that_cannot_be_used(bare: Cli) -> None:
     bare.config.write_text("[master]\napi-adress = 127.0.0.1:1\n")
     told(bare("status"), 78, "api-adress", "api-address")

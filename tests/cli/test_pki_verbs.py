@@ -46,6 +46,7 @@ def document(cli: Cli, *arguments: str) -> dict:
     return json.loads(done.out)
 
 
+@pytest.mark.slow
 def test_tokens_bundles_and_a_change_of_the_ca(served: Cli, tmp_path: Path) -> None:
     _tokens(served)
     _a_bundle(served, tmp_path)

@@ -61,6 +61,7 @@ def test_init_makes_a_master_once(bare: Cli) -> None:
     assert json.loads(bare.process("init", "--json").out)["made"] == ["the master's certificate"]
 
 
+@pytest.mark.slow
 def test_a_master_that_runs(served: Cli) -> None:
     nobody = served("deploy", "--count", "3")
     assert nobody.code == 1
@@ -92,6 +93,7 @@ def test_a_master_that_runs(served: Cli) -> None:
     assert well == {"database", "journal", "evidence", "controller", "enrolment", "api"}
 
 
+@pytest.mark.slow
 def test_events_are_shown_and_followed(cli: Cli) -> None:
     feed(cli, 1, 2, 3, text="\x1b[2J", fields={"command": "\x1b]0;owned\x07 [red]x[/red]"})
     shown = cli("events", "--limit", "2")

@@ -116,6 +116,7 @@ def test_joining_again_asks_about_the_same_key(tmp_path):
             KeyStore(folder).load(Role.AGENT, now())
 
 
+@pytest.mark.slow
 def test_renewing_all_identities_of_a_worker(tmp_path, ca):
     """Each is whole at any point, and the agent's is the last: who has the new one has all of them."""
     from decnet_agent.renewal import store_all

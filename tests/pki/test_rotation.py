@@ -136,6 +136,7 @@ def test_killed_between_any_two_steps_it_is_one_or_the_other(tmp_path, verb):
     assert seen == {True, False}
 
 
+@pytest.mark.slow
 async def test_an_older_rsa_ca_without_identifiers_gives_way_over_tls(tmp_path):
     """RSA-4096 under the very name that ours have: OpenSSL must find the right issuer for both."""
     at = now()

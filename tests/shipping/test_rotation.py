@@ -298,6 +298,20 @@ def test_a_writer_that_has_not_reopened_yet_is_waited_for(their: Their) -> None:
     assert second == [LABEL + their.written[-1]]
 
 
+def test_a_file_that_was_truncated_and_then_renamed_before_it_was_looked_at(their: Their) -> None:
+    """The master's place lies behind the end of what the descriptor holds now: the rest is in the copy."""
+    reader = Reader(their.path)
+    their.write(50)
+    reader.read()
+    their.write(5)
+    their.rotate_by_copy()
+    their.write(2)
+    their.rotate_by_rename()
+    reader.read()
+    assert reader.lines == their.written
+    assert reader.rotation.lost_bytes == 0
+
+
 @rotations
 def test_rotations_while_a_rotated_file_is_still_waited_for(their: Their, rotate: Callable[[Their], None]) -> None:
     """What was at the path when the reader looked is two files further by the time its turn comes."""
