@@ -133,7 +133,7 @@ async def test_only_the_childs_own_process_may_store(tmp_path):
     """
     async with kept(tmp_path, code, 8) as runs:
         assert (await runs(2))[1] == "own:own:False"
-        assert not [name for name in open_files() if "foreign" in name]
+        assert not [name for name in open_files() if name.startswith(f"{tmp_path}/1-foreign")]
 
 
 def test_a_store_closes_what_it_lets_go_of():
