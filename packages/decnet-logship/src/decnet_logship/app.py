@@ -121,7 +121,8 @@ def build(settings: LogshipSettings) -> App:
             "The protocol rfc5425 needs the setting master",
             f"Set master = host:port of the syslog receiver in {config_path()}.",
         )
-    return App(settings, master_endpoint(settings), _identity(settings).identity)
+    identity = _identity(settings).identity  # first: who never joined, or too long ago, has no use for another advice
+    return App(settings, master_endpoint(settings), identity)
 
 
 def rotations(settings: LogshipSettings, register: Register, identity: Identity | None) -> list[Rotation]:
