@@ -1,7 +1,6 @@
 """Which file is which, over rotations of every kind: what is shipped is each line once, whatever happened to the files.
 
-`Reader` is the simplest sender and receiver there can be: it takes every file that `Rotation` offers, to its end, and
-remembers by stream how far it came, as a master does.
+What happens while the master cannot be reached is in `test_rotation_outages`.
 """
 
 import os
@@ -11,119 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from decnet_core.errors import RemoteProtocolError, Unavailable
 from decnet_logship.generations import Register
 from decnet_logship.rotation import LINGER_SECS, Rotation
-from decnet_logship.tail import UNENDED, Cut, Foreign, Replaced
+from decnet_logship.tail import UNENDED, Foreign
 from tests.shipping.place import Log
-
-LABEL = b"<134>1 - w1 their.log - - - "
-
-
-class Reader:
-    """Reads all there is; `restart` is a new process with what was remembered."""
-
-    def __init__(self, path: Path, *, ours: bool = False) -> None:
-        self.path = path
-        self.ours = ours
-        self.master: dict[str, list[bytes]] = {}
-        self.ends: dict[str, int] = {}
-        self.state = path.parent / "state" / "files.json"
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin anew, as after kill -9 just behind a write of the state."""
-        self.register = Register(self.state)
-        self.rotation = Rotation(self.path, self.register, None if self.ours else LABEL, 8192)
-
-    def read(self) -> None:
-        """Read until nothing is left."""
-        for _ in range(100):
-            file = self.rotation.next_file()
-            if file is None:
-                break
-            offset = self.ends.get(file.generation, 0)
-            if not file.seek(offset):
-                self.rotation.shortened(file, offset)
-                continue
-            self.rotation.placed(file)
-            try:
-                final = self.rotation.is_final(file)
-                while (piece := file.read()) is not None:
-                    assert isinstance(piece, bytes | Cut)
-                    self.master.setdefault(file.generation, []).extend(text_of(piece).split(b"\n")[:-1])
-                    self.ends[file.generation] = file.offset
-                    file.acked(file.offset)
-            except Replaced:
-                self.rotation.replaced(file)
-            else:
-                self.rotation.remember()
-                if not final:
-                    break
-                self.rotation.finish(file)
-        self.register.write()
-
-    @property
-    def lines(self) -> list[bytes]:
-        """Everything that the master has, without labels, in the order of its streams."""
-        prefix = b"" if self.ours else LABEL
-        assert all(line.startswith(prefix) for lines in self.master.values() for line in lines)
-        return [line.removeprefix(prefix) for lines in self.master.values() for line in lines]
-
-
-def text_of(piece: bytes | Cut) -> bytes:
-    return piece.line if isinstance(piece, Cut) else piece
-
-
-class Their:
-    """A log as other programs write it, with the ways in which it is rotated."""
-
-    def __init__(self, path: Path, beginning: bytes = b"") -> None:
-        self.path = path
-        self.beginning = beginning
-        self.written: list[bytes] = []
-        self.count = 0
-        self.now = time.time() - 10_000
-        self.write(3)
-
-    def write(self, count: int, padding: int = 60) -> None:
-        """Append numbered lines; a file that is new begins with the same words as all before it."""
-        lines = [b"line %d %s" % (self.count + number, b"x" * padding) for number in range(count)]
-        if self.beginning and not (self.path.exists() and self.path.stat().st_size):
-            lines.insert(0, self.beginning)
-        with self.path.open("ab") as file:
-            file.write(b"".join(line + b"\n" for line in lines))
-        self.count += count
-        self.written += lines
-        self.later()
-
-    def later(self) -> None:
-        """Let so much time pass that a rotated file counts as final."""
-        self.now += 2 * LINGER_SECS
-        os.utime(self.path, (self.now, self.now))
-
-    def shift(self) -> None:
-        """Move .2 to .3 and .1 to .2, and so on, as logrotate does."""
-        for number in range(9, 0, -1):
-            old = self.path.with_name(f"{self.path.name}.{number}")
-            if old.exists():
-                old.rename(self.path.with_name(f"{self.path.name}.{number + 1}"))
-
-    def rotate_by_rename(self) -> None:
-        self.shift()
-        self.path.rename(self.path.with_name(f"{self.path.name}.1"))
-        self.write(1)
-
-    def rotate_by_copy(self) -> None:
-        self.shift()
-        copy = self.path.with_name(f"{self.path.name}.1")
-        shutil.copyfile(self.path, copy)
-        self.now += 1
-        os.utime(copy, (self.now, self.now))
-        os.truncate(self.path, 0)
+from tests.shipping.rotating import LABEL, Reader, Their
 
 
 @pytest.fixture
@@ -171,29 +64,6 @@ def test_several_rotations_while_nobody_read(
     reader.restart()
     reader.read()
     assert len(reader.lines) == len(their.written), "a restart sends nothing twice"
-
-
-@settings(deadline=None, max_examples=30)
-@given(steps=st.lists(st.sampled_from(["write", "rename", "copy", "read", "restart"]), max_size=25))
-def test_any_order_of_rotations_reads_and_restarts(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
-    their = Their(tmp_path_factory.mktemp("any") / "their.log")
-    reader = Reader(their.path)
-    reader.read()
-    for step in [*steps, "read"]:
-        match step:
-            case "write":
-                their.write(2)
-            case "rename":
-                their.rotate_by_rename()
-            case "copy":
-                their.rotate_by_copy()
-                their.write(1)
-            case "read":
-                reader.read()
-            case "restart":
-                reader.restart()
-    assert reader.lines == their.written
-    assert reader.rotation.lost_bytes == 0
 
 
 def test_a_stale_place_on_a_reused_inode_is_not_believed(their: Their) -> None:

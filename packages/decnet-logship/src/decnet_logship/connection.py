@@ -158,11 +158,11 @@ class Connection:
             self._execute(machine.hello(file.generation, time.monotonic()))
             while machine.state is not State.SHIPPING:
                 await self._change()
-            if not await self._placed(file, machine.sent):
-                source.shortened(file, machine.sent)
-                continue
-            source.resumed(file, machine.sent)
             try:
+                if not await self._placed(file, machine.sent):
+                    source.shortened(file, machine.sent)
+                    continue
+                source.resumed(file, machine.sent)
                 await self._feed_file(file)
             except Replaced:
                 while machine.acked < machine.sent:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -89,7 +90,7 @@ class Generation:
     def is_file(self, file: LogFile) -> bool:
         """Tell whether it is this very file: same place, same bytes."""
         there = file.stat()
-        if (there.st_dev, there.st_ino) != (self.device, self.inode):
+        if not self.lay_at(there):
             return False
         untouched = (there.st_size, there.st_mtime_ns, there.st_ctime_ns) == (
             self.size_bytes,
@@ -97,6 +98,10 @@ class Generation:
             self.ctime_ns,
         )
         return untouched if self.head_bytes < TELLING_BYTES else self.has_content_of(file)
+
+    def lay_at(self, there: os.stat_result) -> bool:
+        """Tell whether a file lies where it lay, whatever it holds."""
+        return (there.st_dev, there.st_ino) == (self.device, self.inode)
 
     def has_content_of(self, file: LogFile) -> bool:
         """Tell whether a file, wherever it lies, begins as this one did and holds what the master has of it."""

@@ -129,12 +129,12 @@ class PlainConnection:
         while True:
             while (file := source.next_file()) is None:
                 await self._change()
-            if file.acked_bytes > file.stat().st_size:
-                source.shortened(file, file.acked_bytes)
-                continue
-            source.resumed(file, file.seek_bytes(file.acked_bytes))
-            self._file = file
             try:
+                if not file.seek_bytes(file.acked_bytes):
+                    source.shortened(file, file.acked_bytes)
+                    continue
+                source.resumed(file, file.offset)
+                self._file = file
                 await self._feed_file(file)
             except Replaced:
                 await self._settle(file)

@@ -59,6 +59,7 @@ class _Found:
     path: Path
     is_live: bool
     stat: os.stat_result
+    head: bytes
     same: str = ""  # the known generation that it is, by place and bytes
     copy_of: tuple[str, ...] = ()  # those whose bytes it holds
     cut_copy_of: tuple[str, ...] = ()  # those that it may be the shorter beginning of
@@ -90,7 +91,7 @@ class Rotation:
         self._file: LogFile | None = None
         self._is_placed = False  # the master said where the file goes on
         self._queue: deque[_Found] = deque()
-        self._moved: set[str] = set()  # streams that are not at the path any more, although their inode is
+        self._moved: dict[str, tuple[int, int]] = {}  # streams that were cut out of a file; its device and inode
         self._done: set[str] = set()  # streams of our own log that are finished, or were cut
         self._ignored: set[Path] = set()
         self.path = path
@@ -147,7 +148,7 @@ class Rotation:
     def placed(self, file: LogFile) -> None:
         """Take note that the master said where the file goes on, and that the file has that place."""
         self._is_placed = True
-        self._moved.discard(file.generation)
+        self._moved.pop(file.generation, None)
         self.remember()
 
     def remember(self) -> None:
@@ -183,7 +184,8 @@ class Rotation:
     def replaced(self, file: LogFile) -> None:
         """Take note that the file's bytes are other ones now; what the master lacks is looked for in a copy."""
         log.warning("file.truncated", path=str(file.path), stream=file.generation, acked_bytes=file.acked_bytes)
-        self._moved.add(file.generation)
+        there = file.stat()
+        self._moved[file.generation] = (there.st_dev, there.st_ino)
         self._queue.clear()
         self.close()
 
@@ -191,16 +193,22 @@ class Rotation:
         """Take note that a file does not hold the offset at which the master says that it goes on.
 
         A rotated file of which a power cut took the end, or a copy without the last lines, is finished. A file that was
-        cut while this machine ran goes on under another name, and a copy of it is looked for. Our own event log after a
-        power cut is left until the agent, which begins another file after each boot, has rotated it.
+        cut while this machine ran goes on under another name, wherever it lies by now, and a copy of it is looked for.
+        Our own event log after a power cut is left until the agent, which begins another file after each boot, has
+        rotated it.
 
         Raises:
             RemoteProtocolError: it is to be tried again later.
         """
         known = self._register.find(self.path, file.generation)
-        if self.is_final(file) or not file.is_at(self.path):
-            self.finish(file)
-        elif self.is_ours and (known is None or known.boot_id != boot_id()):
+        was_running = known is not None and known.boot_id == boot_id()
+        if not file.is_at(self.path):
+            # What lies where it lay was cut; what lies elsewhere is a copy, made too early.
+            if was_running and known is not None and known.lay_at(file.stat()):
+                self.replaced(file)
+            else:
+                self.finish(file)
+        elif self.is_ours and not was_running:
             self.close()
             raise RemoteProtocolError(
                 f"The event log's file {file.generation} was cut below what the master has ({offset} bytes)",
@@ -256,7 +264,7 @@ class Rotation:
         """Look at all files, oldest first, and name those that are generations."""
         known = {one.stream: one for one in self._register.of(self.path)}
         files = [found for path in [*self._beside(), self.path] if (found := self._look(path, known)) is not None]
-        names = _Names(known, self._done, self._moved)
+        names = _Names(known, self._done, set(self._moved))
         for found in files:
             names.by_place(found)
         for found in files:
@@ -343,10 +351,11 @@ class Rotation:
         if file is None:
             return None
         with closing(file):
-            found = _Found(path, is_live, file.stat())
-            moved = self._moved if is_live else ()
+            found = _Found(path, is_live, file.stat(), file.head)
+            place = (found.stat.st_dev, found.stat.st_ino)
+            known = {stream: one for stream, one in known.items() if self._moved.get(stream) != place}
             for stream, one in known.items():
-                if not found.same and stream not in moved and one.is_file(file):
+                if not found.same and one.is_file(file):
                     found.same = stream
                     found.grew = one.finished and not self.is_ours and _grew(file, one)
             found.copy_of = tuple(stream for stream, one in known.items() if one.is_copied_to(file))
@@ -419,7 +428,8 @@ def _is_copy(found: _Found, of: _Found) -> bool:
 def _is_still(file: LogFile, found: _Found) -> bool:
     """Tell whether a file that was opened is the one that was looked at, and was not truncated meanwhile."""
     now, before = file.stat(), found.stat
-    return (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino) and now.st_size >= before.st_size
+    is_there = (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino)
+    return is_there and now.st_size >= before.st_size and file.head.startswith(found.head)
 
 
 def _grew(file: LogFile, known: Generation) -> bool:

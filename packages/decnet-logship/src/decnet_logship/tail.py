@@ -10,9 +10,11 @@ again from the bytes alone.
 - A line above `max_line_bytes` is handed out cut, with ` [cut: N bytes]` at its end, N being its length in the file;
   the rest of it is a hole in the stream. A master that has the piece and not the hole answers with an offset inside of
   the line, from which the hole goes on to the line's end.
-- Every read is proved afterwards: the file must still begin with the bytes that it began with, and be no shorter than
-  what was read. If not, it was truncated or written anew (copytruncate, a careless hand): what was read is thrown away,
-  and the descriptor now holds another generation.
+- Every look is proved afterwards, a `seek` as much as a read: the file must still begin with the bytes that it began
+  with, be no shorter than what was read, and hold the last whole lines that were seen of it, read or not. If not, it
+  was truncated or written anew (copytruncate, a careless hand): what was looked at is thrown away, and the descriptor
+  now holds another generation. So one that was truncated is not taken for itself because it ends before a position
+  (`rotation` finishes some that do), nor because it grew past it again.
 
 It knows no paths but its own, and nothing of other files: `rotation` does.
 """
@@ -94,6 +96,7 @@ class LogFile:
         self._tail = b""  # what a closed file is read with behind its end
         self._marks: deque[tuple[int, int]] = deque()  # positions that were read to: (stream, file)
         self.head = os.pread(descriptor, HEAD_BYTES, 0)
+        self._last_lines = self._whole_lines_at_end() or (0, b"")  # where they stand, and what they are
         self.path = path
         self.generation = ""
         self.label = b""
@@ -164,12 +167,26 @@ class LogFile:
         if size and os.pread(self.descriptor, 1, size - 1) != b"\n":
             self._tail = UNENDED + b"\n"
 
-    def seek_bytes(self, position: int) -> int:
-        """Read on at a position of the file, behind an LF; return the stream's offset there, counted anew from it."""
-        self._marks.clear()
-        self._stand(position, position)
-        self.acked_bytes = position
-        return position
+    def seek_bytes(self, position: int) -> bool:
+        """Read on at a position of the file, behind an LF; the stream's offset there is counted anew from it.
+
+        Returns:
+            False when the file ends before it.
+
+        Raises:
+            Replaced: it is no longer the file that it was.
+            Unavailable: it cannot be read.
+        """
+        try:
+            is_there = position <= self.stat().st_size
+            self.prove()
+        except OSError as cause:
+            raise _unreadable(self.path, cause) from cause
+        if is_there:
+            self._marks.clear()
+            self._stand(position, position)
+            self.acked_bytes = position
+        return is_there
 
     def seek(self, offset: int) -> bool:
         """Read on at an offset of the stream, everything before it being acknowledged.
@@ -178,11 +195,13 @@ class LogFile:
             False when the file ends before it, or has another line there than the one that the master has.
 
         Raises:
+            Replaced: it is no longer the file that it was.
             Unavailable: it cannot be read.
         """
         self._marks.clear()
         try:
             found = self._seek_labelled(offset) if self.label else self._seek_plain(offset)
+            self.prove()
         except OSError as cause:
             raise _unreadable(self.path, cause) from cause
         self.acked_bytes = min(self._file_at, self.stat().st_size)
@@ -220,14 +239,25 @@ class LogFile:
         """Hold the file to what is known of it: call it after each look, for it was true while looking then.
 
         Raises:
-            Replaced: it is shorter than what was read, or begins otherwise.
+            Replaced: it is shorter than what was read, begins otherwise, or lacks lines that were seen.
             OSError: it cannot be read.
         """
         needed = self._file_at if self._closed_bytes < 0 else min(self._file_at, self._closed_bytes)
+        at, lines = self._last_lines
+        newer = self._whole_lines_at_end()  # looked at before the older ones: if those are there, these are its own too
         head = os.pread(self.descriptor, HEAD_BYTES, 0)
-        if self.stat().st_size < needed or not head.startswith(self.head):
+        is_same = head.startswith(self.head) and os.pread(self.descriptor, len(lines), at) == lines
+        if self.stat().st_size < needed or not is_same:
             raise Replaced(self.path)
         self.head = head
+        self._last_lines = newer or self._last_lines
+
+    def _whole_lines_at_end(self) -> tuple[int, bytes] | None:
+        """Look at what ends with the last LF, where that is near; beyond it a writer may take back half a line."""
+        start = max(0, self.stat().st_size - HEAD_BYTES)
+        data = os.pread(self.descriptor, HEAD_BYTES, start)
+        whole = data.rfind(b"\n") + 1
+        return (start, data[:whole]) if whole else None
 
     def _read(self) -> bytes | Cut | Hole | None:
         if self._rest:
