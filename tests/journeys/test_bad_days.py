@@ -210,7 +210,7 @@ def test_the_masters_ended_certificate_is_issued_anew_by_itself(site: Site) -> N
 def test_a_decommissioned_worker_is_refused_and_may_join_anew(site: Site) -> None:
     site.master_cli("swarm", "decommission", WORKER, "--yes")
     assert site.attempt("master", ["decnet-master", "swarm", "check"]).returncode == ExitCode.FAILED
-    # a live connection is cut when the books are looked at again, every half minute
+    # a live connection is cut at the next look into the books
     site.agent.wait_until(lambda: "not active" in _last_error(site), "refusal in logship's status", timeout_secs=60)
     tag = _offer_and_wait(site)
     assert _stored(site, tag) == []
