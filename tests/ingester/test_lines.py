@@ -5,9 +5,12 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
+from decnet_core.events import Trust
 from decnet_master.ingester.lines import Sorted, positions
 from decnet_master.journal.reader import Batch, Position
+from decnet_master.journal.record import PLAIN
 from decnet_master.store.records import COLUMNS
+from tests.ingester.journals import STREAM, a_line
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 HEAD = b"<164>1 2026-11-23T12:30:15Z web-1 ssh 7 guest.line "
@@ -31,6 +34,16 @@ def test_every_line_becomes_exactly_one_thing(lines: list[bytes]) -> None:
     if lines:
         places = dict(positions(batch))
         assert [places[letter.position] for letter in found.letters] == [letter.raw for letter in found.letters]
+
+
+def test_trust_is_taken_from_our_own_shippers_alone() -> None:
+    line = a_line(1, trust=Trust.SENSOR, event_type="command.run", fields={"command": "id"})
+    for stream, trust in ((STREAM, "sensor"), (f"{PLAIN}{STREAM}", "guest")):
+        found = Sorted()
+        found.add(Batch("logship@w1", stream, 0, len(line) + 1, NOW, (line,), Position(1, 1)))
+        (record,) = found.load.records
+        assert record[COLUMNS.index("trust")] == trust
+        assert record[COLUMNS.index("event_type")] == "command.run"
 
 
 def _element(values: dict[str, str]) -> bytes:

@@ -7,6 +7,8 @@ take: an address that is none, a process id beyond 63 bits. Everything else is s
 
 Where a third party's line (one without a `source` of ours) names no attacker, his address is looked for in its text.
 A line's cursor is its byte position in its stream, so that such a line has an id of its own too.
+
+What came plainly (RFC 5425) is `trust=guest` whatever it says: a syslog daemon forwards lines that anybody wrote.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from decnet_core.errors import RemoteProtocolError, TrustError
-from decnet_core.events import Event, from_syslog
+from decnet_core.events import Event, Trust, from_syslog
 from decnet_core.identity import Identity
 from decnet_core.syslog.message import SyslogMessage
 from decnet_core.syslog.rfc5424 import decode, source_address_of
@@ -51,9 +53,10 @@ class Sorted:
             reason = f"The sender gave up {batch.end - batch.start} bytes of its log here"
             self.letters.append(letter(batch, batch.start, b"", reason))
         received_at = micros(batch.received_at)
+        plain = batch.is_plain
         keep, count = self.load.records.append, self.load.tally.add
         for position, line in positions(batch):
-            quick = quick_row(line, worker, received_at)
+            quick = None if plain else quick_row(line, worker, received_at)
             if quick is not None:
                 record, fields = quick
                 keep(record)
@@ -101,6 +104,8 @@ def long_row(batch: Batch, worker: str, position: int, line: bytes) -> NewEvent:
         fallback_cursor=str(position),
         received_at=batch.received_at,
     )
+    if batch.is_plain:
+        event = replace(event, trust=Trust.GUEST)
     return NewEvent(_bounded(event, message), worker, batch.received_at, _more(message))
 
 

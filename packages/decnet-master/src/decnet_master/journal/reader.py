@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from decnet_core.errors import RemoteProtocolError, Unavailable
-from decnet_master.journal.record import HEAD_BYTES, Kind, decode_block, records, wanted_bytes
+from decnet_master.journal.record import HEAD_BYTES, PLAIN, Kind, decode_block, records, wanted_bytes
 from decnet_master.journal.segments import START, Position, read_marker, segment_numbers, segment_path, sync_folder
 
 __all__ = ["START", "Batch", "JournalReader", "Position"]
@@ -42,6 +42,11 @@ class Batch:
     received_at: datetime
     lines: tuple[bytes, ...]
     next: Position
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether they came from a syslog daemon of somebody else's, without acknowledgements."""
+        return self.stream.startswith(PLAIN)
 
 
 class JournalReader:

@@ -36,6 +36,9 @@ SNAPSHOT_CHUNK_BYTES = 1 << 20
 Key = tuple[str, str]
 """(identity, stream)."""
 
+PLAIN = "plain-"
+"""What the stream of a plain RFC 5425 connection begins with. No other can: those are named by 32 hex digits."""
+
 _PREFIX = struct.Struct("!4sB3xI")
 _CRC = struct.Struct("!I")
 _BLOCK = struct.Struct("!QQQBB")

@@ -18,7 +18,7 @@ from decnet_core.errors import RemoteProtocolError
 from decnet_core.peer import Peer
 from decnet_core.shipping.control import Reason
 from decnet_core.syslog.framing import FrameDecoder, encode_frames
-from decnet_master.journal.record import Block, Kind
+from decnet_master.journal.record import PLAIN, Block, Kind
 from decnet_master.listener.books import WINDOW_BYTES, Books
 from decnet_master.listener.read_buffer import ReadBuffer
 
@@ -46,7 +46,7 @@ class PlainConnection:
         self._certificate_ends_at = certificate_ends_at
         self._is_known = False  # to the ledger
         self._decoder = FrameDecoder(max_message_bytes)
-        self._stream = f"plain-{secrets.token_hex(16)}"
+        self._stream = f"{PLAIN}{secrets.token_hex(16)}"
         self._offset = 0
         self._committed_to = 0
         self._heard_at = time.monotonic()
