@@ -25,6 +25,7 @@ from decnet_logship.rotation import LINGER_SECS
 from decnet_logship.settings import MAX_FILES, LogshipSettings
 from tests.shipping.place import WORKER, Log, Place, batches, streams
 from tests.shipping.receiving import WAIT_SECS, reached, receiving
+from tests.shipping.rotating import Their
 from tests.shipping.test_shipping import settings_of, shipping, state_of
 
 LINE = b"Nov 23 12:00:00 w1 sshd[7]: Failed password for root from 192.0.2.7 port 4711 ssh2"
@@ -99,6 +100,28 @@ async def test_their_rotations_are_followed_through_outages_of_both_sides(place:
         async with receiving(place, port):
             await reached(lambda: texts(place, their) == written, "what was written in the outage")
     assert len(list(streams(place.journal))) == 4
+
+
+@pytest.mark.parametrize("protocol", [{}, {"protocol": "rfc5425", "receiver_name": "decnet-master"}])
+async def test_a_log_that_is_truncated_and_renamed_in_an_outage_is_read_from_its_copy(
+    place: Place, protocol: dict[str, str]
+) -> None:
+    Log(place.log_path)
+    their = Their(place.folder / "their.log")
+    async with receiving(place) as master:
+        port = master.port
+    async with shipping(place, Endpoint("127.0.0.1", port), files=(their.path,), **protocol):
+        async with receiving(place, port):
+            await reached(lambda: texts(place, their.path) == their.written, "the first lines")
+            await reached(lambda: state_of(place, 1).last_ack_at != "", "the acknowledgement")
+        their.write(40)
+        their.rotate_by_copy()
+        their.write(1)
+        their.rotate_by_rename()
+        async with receiving(place, port):
+            await reached(lambda: set(texts(place, their.path)) == set(their.written), "what was written in the outage")
+    if not protocol:  # a plain receiver does not say what it has, and may be sent lines twice
+        assert texts(place, their.path) == their.written
 
 
 async def test_a_plain_receiver_gets_every_line_and_a_restart_sends_none_again(place: Place) -> None:

@@ -4,6 +4,7 @@ What was read and did not arrive is what makes these cases: the file is held, an
 last time, by which it may have been truncated, grown again and moved.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.shipping.rotating import Reader, Their
+from tests.shipping.rotating import LABEL, Reader, Their
 
 
 @pytest.fixture
@@ -28,11 +29,15 @@ STEPS = st.one_of(
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-@given(steps=st.lists(STEPS, max_size=20), recent=st.booleans())
+@given(
+    steps=st.lists(STEPS, max_size=20),
+    recent=st.booleans(),
+    beginning=st.sampled_from([b"", b"a banner that every file begins with " * 60]),
+)
 def test_any_order_of_rotations_connections_and_restarts(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]], recent: bool
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]], recent: bool, beginning: bytes
 ) -> None:
-    their = Their(tmp_path_factory.mktemp("any") / "their.log", recent=recent)
+    their = Their(tmp_path_factory.mktemp("any") / "their.log", beginning, recent=recent)
     reader = Reader(their.path)
     reader.read()
     moves: dict[str, Callable[[int], object]] = {
@@ -87,3 +92,30 @@ def test_a_file_that_was_truncated_and_renamed_in_an_outage_and_has_no_copy_is_s
     assert reader.lines == their.written[:20] + their.written[33:]
     assert reader.rotation.gaps == 1
     assert reader.rotation.lost_bytes >= sum(len(line) + 1 for line in their.written[20:33])
+
+
+def test_a_truncation_while_nobody_looked_is_found_out_though_all_files_begin_alike(tmp_path: Path) -> None:
+    """What was written down says that the master has nothing; the lines that were seen tell the file from its copy."""
+    their = Their(tmp_path / "their.log", b"a banner that every file begins with " * 60)
+    reader = Reader(their.path)
+    reader.ship(None)
+    their.rotate_by_copy()
+    their.write(3)
+    reader.restart()
+    reader.read()
+    assert reader.lines == their.written
+    assert len(reader.master) == 2
+    assert reader.rotation.lost_bytes == 0
+
+
+def test_a_register_of_an_older_release_is_understood(their: Their) -> None:
+    reader = Reader(their.path)
+    reader.read()
+    written = json.loads(reader.state.read_bytes())
+    for entry in written[str(their.path)]:
+        del entry["seen_bytes"], entry["seen_sha256"]
+    reader.state.write_text(json.dumps(written))
+    their.write(2)
+    reader.restart()
+    reader.read()
+    assert list(reader.master.values()) == [[LABEL + line for line in their.written]]

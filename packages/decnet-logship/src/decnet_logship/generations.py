@@ -2,7 +2,8 @@
 
 A generation is what a file's name holds between two rotations; the master knows it by a random stream name. Our own
 event log says it in its first line; for any other file it is remembered here, bound to device, inode, the bytes that
-the file begins with, and the bytes before what the master has.
+the file begins with, the bytes before what the master has, and the last whole lines that were seen. The last are what
+tells a file from the one that took its place by truncation, where all files begin alike and the master has little yet.
 
 - What stands here for our own event log is a hint: the first line and the master's RESUME are the truth.
 - For other files it is what makes a restart exact, so a generation is written before the master hears of it. Without
@@ -49,6 +50,8 @@ class Generation:
         head_bytes, head_sha256: of its beginning.
         acked_bytes, acked_sha256: how much of it the master has, and the digest of what lies before that.
         size_bytes, mtime_ns, ctime_ns: as stat(2) has them.
+        seen_bytes, seen_sha256: behind the last whole line that was seen, and the digest of what lies before that; 0 in
+            what an older release wrote.
         boot_id: when that was: a power cut may shorten a file, a running system does not.
         finished: the master has all of it, and it grows no more.
     """
@@ -66,11 +69,13 @@ class Generation:
     ctime_ns: int
     boot_id: str
     finished: bool = False
+    seen_bytes: int = 0
+    seen_sha256: str = ""
 
     @classmethod
     def of(cls, file: LogFile, *, finished: bool = False) -> Generation:
         """Describe an open file."""
-        there = file.stat()
+        there, seen_bytes = file.stat(), file.seen_bytes
         return cls(
             stream=file.generation,
             label=file.label.decode("ascii"),
@@ -85,6 +90,8 @@ class Generation:
             ctime_ns=there.st_ctime_ns,
             boot_id=boot_id(),
             finished=finished,
+            seen_bytes=seen_bytes,
+            seen_sha256=file.digest_before(seen_bytes),
         )
 
     def is_file(self, file: LogFile) -> bool:
@@ -97,18 +104,26 @@ class Generation:
             self.mtime_ns,
             self.ctime_ns,
         )
-        return untouched if self.head_bytes < TELLING_BYTES else self.has_content_of(file)
+        if self.head_bytes < TELLING_BYTES:
+            return untouched
+        is_whole = self.boot_id != boot_id() or there.st_size >= self.seen_bytes
+        return is_whole and self.has_content_of(file)
 
     def lay_at(self, there: os.stat_result) -> bool:
         """Tell whether a file lies where it lay, whatever it holds."""
         return (there.st_dev, there.st_ino) == (self.device, self.inode)
 
     def has_content_of(self, file: LogFile) -> bool:
-        """Tell whether a file, wherever it lies, begins as this one did and holds what the master has of it."""
+        """Tell whether a file, wherever it lies, begins as this one did and holds what the master has of it.
+
+        It may end before what was seen of it: a copy that was made too early does, and a file after a power cut.
+        """
+        size_bytes = file.stat().st_size
         return (
             self._begins(file)
-            and file.stat().st_size >= self.acked_bytes
+            and size_bytes >= self.acked_bytes
             and file.digest_before(self.acked_bytes) == self.acked_sha256
+            and (not 0 < self.seen_bytes <= size_bytes or file.digest_before(self.seen_bytes) == self.seen_sha256)
         )
 
     def is_copied_to(self, file: LogFile) -> bool:
@@ -208,11 +223,15 @@ def _read(path: Path) -> dict[str, dict[str, Generation]]:
 
 
 def _generation(entry: object) -> Generation | None:
-    if not isinstance(entry, dict) or set(entry) != {field.name for field in fields(Generation)}:
+    if not isinstance(entry, dict):
+        return None
+    entry.setdefault("seen_bytes", 0)  # an older release wrote none
+    entry.setdefault("seen_sha256", "")
+    if set(entry) != {field.name for field in fields(Generation)}:
         return None
     kinds = {"str": str, "int": int, "bool": bool}
     if any(type(entry[field.name]) is not kinds[str(field.type)] for field in fields(Generation)):
         return None
     one = Generation(**entry)
     fits = is_stream(one.stream) and one.label.isascii() and len(one.label) <= LONGEST_LABEL_BYTES
-    return one if fits and "\n" not in one.label and min(one.head_bytes, one.acked_bytes) >= 0 else None
+    return one if fits and "\n" not in one.label and min(one.head_bytes, one.acked_bytes, one.seen_bytes) >= 0 else None

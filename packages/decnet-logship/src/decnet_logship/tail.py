@@ -135,6 +135,12 @@ class LogFile:
         """Where in the stream the next read goes on."""
         return self._stream_at
 
+    @property
+    def seen_bytes(self) -> int:
+        """Where a line ends that was seen, read or not: the last whole one, if it ended near the end of the file."""
+        at, lines = self._last_lines
+        return at + len(lines)
+
     def close(self) -> None:
         """Let go of it; twice is harmless."""
         if self.descriptor >= 0:
