@@ -29,7 +29,7 @@ class MasterSettings(RoleSettings):
     section: ClassVar[str] = "master"
 
     api_address: str = "127.0.0.1:8000"
-    """REST API and dashboard."""
+    """REST API and live stream."""
     controller_address: str = "127.0.0.1:8770"
     """Swarm controller; serves the operator's CLI on this machine."""
     enrolment_address: str = "0.0.0.0:8771"

@@ -1,4 +1,4 @@
-"""The REST API and the live stream: what the dashboard and other programs read.
+"""The REST API and the live stream: what screens and other programs read.
 
 app       puts the process together
 routes    the HTTP application: which room needs a login and which does not

@@ -17,7 +17,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command("serve")(_serve)
     for part, text in (
-        ("api", "Run the REST API and the dashboard."),
+        ("api", "Run the REST API and the live stream."),
         ("swarmctl", "Run the swarm controller and the enrolment endpoint."),
         ("listener", "Run the log listener."),
         ("ingester", "Run the ingester: from the journal into the database."),

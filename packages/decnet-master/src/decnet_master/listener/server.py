@@ -47,7 +47,7 @@ class ServerLimits:
     """Bounds of the listener.
 
     Attributes:
-        connections: 104 KiB each when idle, so 8,192 are 850 MiB; a fleet has hundreds.
+        connections: 45 KiB each when idle, so 8,192 are 360 MiB; a fleet has hundreds.
         connections_per_peer: one ships, some may linger half-open after network faults.
         handshakes: under way at a time; each is a millisecond of CPU and up to `handshake_secs` of waiting.
         handshake_secs: a handshake takes milliseconds, over a bad mobile link a second or two.

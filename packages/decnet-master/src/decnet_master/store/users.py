@@ -1,4 +1,4 @@
-"""People who use the API and the dashboard. Passwords come here as argon2id hashes and leave only as such."""
+"""People who use the API. Passwords come here as argon2id hashes and leave only as such."""
 
 from __future__ import annotations
 
