@@ -74,13 +74,16 @@ async def keep_renewed(
 
 async def renew_in_a_process() -> str | None:
     """Run `decnet-agent renew`; return its last words when it failed."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "decnet_agent", "renew"),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "decnet_agent", "renew"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as cause:  # no memory, process or descriptor to be had: later there may be
+        return f"it cannot be started: {cause.strerror}"
     assert process.stderr is not None  # noqa: S101 -- as asked for
     words = b""
     try:

@@ -262,8 +262,11 @@ class Tap:
         loop.call_later(GATHER_SECS, self._read_gathered)
 
     def _read_gathered(self) -> None:
-        if not self._ended:
+        if self._ended:
+            return
+        try:
             self._read_records(RECORDS_AT_ONCE)
+        finally:  # a bug in the reading of one record must not make the tap deaf to all others
             asyncio.get_running_loop().add_reader(self._probes.fd, self._gather_records)
 
     def _read_records(self, limit: int) -> None:

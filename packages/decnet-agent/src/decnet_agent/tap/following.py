@@ -8,6 +8,7 @@ new name is found also by the next tap.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ FOLLOW_SECS = 600.0
 """How long a captured file's name is watched; a file that large or that old is let go, so that its space is freed."""
 FOLLOW_FILE_BYTES = 8 << 20
 MAX_PATH = 4096
+TOO_DEEP = "(deeper than a path can say)"
+"""Stands for a path that the kernel cannot name."""
 
 _Key = tuple[int, int]
 
@@ -120,11 +123,19 @@ class Following:
 def path_of(fd: int) -> str | None:
     """Tell an open file's present path as its decky sees it, or None when it has no name any more.
 
-    The kernel names a file of a mount that is not in our own tree from the root of the tree that it is in.
+    The kernel names a file of a mount that is not in our own tree from the root of the tree that it is in. It has no
+    name for what lies deeper than PATH_MAX, which anybody makes with a few relative steps: such a file is told of
+    without its path.
     """
     if os.fstat(fd).st_nlink == 0:
         return None
-    return os.fsencode(Path(f"/proc/self/fd/{fd}").readlink()).decode("utf-8", "backslashreplace")[:MAX_PATH]
+    try:
+        name = Path(f"/proc/self/fd/{fd}").readlink()
+    except OSError as cause:
+        if cause.errno != errno.ENAMETOOLONG:
+            raise
+        return TOO_DEEP
+    return os.fsencode(name).decode("utf-8", "backslashreplace")[:MAX_PATH]
 
 
 def _name(key: _Key) -> str:
