@@ -136,6 +136,18 @@ async def test_a_fault_of_ours_tells_nothing(admin: httpx.AsyncClient, settings:
     assert "Traceback" not in answer.text
 
 
+async def test_strangers_are_not_told_where_the_database_is(
+    anyone: httpx.AsyncClient, settings: MasterSettings
+) -> None:
+    for file in settings.data_directory.glob("decnet.sqlite3*"):
+        file.write_bytes(b"no database any more" * 1000)
+    answers = [await anyone.get("/readyz"), await log_in(anyone, "admin", "not it")]
+    for answer in answers:
+        assert answer.status_code == 503
+        assert answer.json()["detail"] == "The database does not answer"
+        assert "sqlite" not in answer.text
+
+
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 async def test_the_probes_are_open(anyone: httpx.AsyncClient, path: str) -> None:
     answer = await anyone.get(path)

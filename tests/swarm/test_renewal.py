@@ -239,6 +239,18 @@ async def test_a_worker_that_asks_without_end_is_slowed_down(worker: AgentSettin
         await ask(swarm, tls, request([Role.LOGSHIP]))
 
 
+async def test_who_holds_an_older_certificate_uses_up_no_renewals_of_the_present_one(
+    worker: AgentSettings, swarm: swarmctl.App
+) -> None:
+    before = context_of(stored(worker))
+    await renewed(worker)
+    for _ in range(RENEWALS - 1):  # the first was the renewal
+        await ask(swarm, before, request([Role.LOGSHIP]))
+    with pytest.raises(RetryLater):
+        await ask(swarm, before, request([Role.LOGSHIP]))
+    await ask(swarm, context_of(stored(worker)), request([Role.LOGSHIP]))
+
+
 async def test_the_master_repairs_a_certificate_that_has_ended(settings: MasterSettings) -> None:
     from decnet_master import installation
 

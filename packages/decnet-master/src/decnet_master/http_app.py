@@ -6,8 +6,10 @@ request id; its traceback is in the log.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -16,10 +18,17 @@ from starlette.responses import JSONResponse, Response
 from decnet_core.errors import DecnetError
 from decnet_core.logs import shown
 from decnet_master.problems import MAX_DETAIL_CHARS, MEDIA_TYPE, Problem, problem_of
+from decnet_master.store.engine import DatabaseAway, DatabaseUnusable
+
+log = structlog.get_logger()
 
 
-def bare_app() -> FastAPI:
-    """Make an application without pages about itself and without telemetry."""
+def bare_app(*, strangers: bool = True) -> FastAPI:
+    """Make an application without pages about itself and without telemetry.
+
+    Args:
+        strangers: whether others than the operator on this machine reach it. They are not told where the database is.
+    """
     app = FastAPI(
         docs_url=None,
         redoc_url=None,
@@ -27,6 +36,9 @@ def bare_app() -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.add_exception_handler(DecnetError, _on_decnet_error)
+    if strangers:
+        app.add_exception_handler(DatabaseAway, _on_database_fault)
+        app.add_exception_handler(DatabaseUnusable, _on_database_fault)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_bug)
@@ -41,6 +53,14 @@ def answer_of(error: DecnetError, request_id: str) -> Response:
 def _on_decnet_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, DecnetError)  # noqa: S101 -- how it was registered
     return answer_of(error, _request_id_of(request))
+
+
+def _on_database_fault(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DecnetError)  # noqa: S101 -- how it was registered
+    log.warning("request.unanswered", request_id=_request_id_of(request), reason=error.message, advice=error.advice)
+    advice = "The log of this process says why."
+    problem = replace(problem_of(error), detail="The database does not answer", advice=advice)
+    return _answer(problem, _request_id_of(request))
 
 
 def _on_invalid_request(request: Request, error: Exception) -> Response:

@@ -25,6 +25,7 @@ CONTROL: dict[str, str] = {
     "token.issued": "the operator asked for a join token",
     "shard.sent": "a worker took its part of the fleet and answered with a report",
     "shard.failed": "a worker did not take its part of the fleet; the desired state stays",
+    "request.unanswered": "the database does not answer, so a request was not either; who asked is not told more",
     "login.accepted": "a user logged in at the API",
     "login.refused": "a login at the API was refused",
     "stream.client_cut": "a client of the live stream read too slowly and was cut; it can resume",

@@ -71,7 +71,7 @@ def endpoint(registrar: Registrar) -> ASGIApp:
         came_from = request.client.host if request.client is not None else ""
         try:
             peer = peer_in(request.scope)
-            renewals.take(str(peer.identity))
+            renewals.take(peer.fingerprint)  # not by name: who holds a revoked certificate of it must not use them up
             return await registrar.renew(peer, body, datetime.now(UTC))
         except DecnetError as error:
             log.warning("renewal.refused", address=came_from, reason=error.message)

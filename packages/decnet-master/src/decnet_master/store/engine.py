@@ -183,6 +183,14 @@ class Database:
             raise failure(cause, self.url) from cause
 
 
+class DatabaseAway(RetryLater):
+    """The database does not answer now. The message names it, so it is for the log and the operator alone."""
+
+
+class DatabaseUnusable(Unavailable):
+    """The database cannot be used as it is. The message names it, so it is for the log and the operator alone."""
+
+
 def failure(cause: BaseException, url: URL) -> DecnetError:
     """Say what a driver's failure means: come again, look into it, or our own bug."""
     name = url.render_as_string(hide_password=True)
@@ -190,14 +198,18 @@ def failure(cause: BaseException, url: URL) -> DecnetError:
     origin = cause.orig if isinstance(cause, DBAPIError) and cause.orig is not None else cause
     words = str(origin).splitlines()[0][:200] if str(origin) else type(origin).__name__
     if _is_full(origin):
-        return RetryLater(
+        return DatabaseAway(
             f"The disk of the database {name} is full", "Free space there; what waits to be stored is kept meanwhile."
         )
     if _passes(cause, origin):
-        return RetryLater(f"The database {name} does not answer: {words}", "Start it, or wait until it is free again.")
+        return DatabaseAway(
+            f"The database {name} does not answer: {words}", "Start it, or wait until it is free again."
+        )
     if _is_ours(cause, origin):  # the words may quote the value
         return LocalProtocolError(f"The database {name} refuses a value that we wrote: {type(origin).__name__}")
-    return Unavailable(f"The database {name} cannot be used: {words}", "Correct database-url, or mend the database.")
+    return DatabaseUnusable(
+        f"The database {name} cannot be used: {words}", "Correct database-url, or mend the database."
+    )
 
 
 def _passes(cause: BaseException, origin: BaseException) -> bool:

@@ -51,7 +51,7 @@ def controller(
         address: where it listens; its host is a name that it answers under, beside those of the loopback.
         token_minutes: how long a token lives when the operator does not say.
     """
-    app = bare_app()
+    app = bare_app(strangers=False)
     app.include_router(hosts.router(store, mint, registrar, dispatcher, token_minutes))
     app.include_router(pki.router(store, keeper, dispatcher))
     app.include_router(fleet.router(store, dispatcher))
