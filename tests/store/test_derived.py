@@ -18,6 +18,7 @@ from sqlalchemy import select
 from decnet_core.events import EventType
 from decnet_master.journal.reader import START, Position
 from decnet_master.store import Load, NewEvent, Store, migrate
+from decnet_master.store.derived import rebuild
 from decnet_master.store.derived_tables import DERIVED
 from decnet_master.store.engine import Database, database_url
 from decnet_master.store.migration import walk
@@ -118,6 +119,33 @@ async def test_both_engines_keep_the_same_sums(url: str) -> None:
     found = await stored(url, cut_up(rows, [1, 5, 150, 280]))
     assert plain(found) == counted(rows)
     assert await rebuilt(url) == found
+
+
+async def test_a_rebuild_of_many_pages_counts_every_event_once(url: str) -> None:
+    rows = [
+        NewEvent(
+            an_event(
+                number,
+                event_type=(*ATTEMPTS, "command.run")[number % 4],
+                # Some come back on every page, one is on the first alone, others on each page anew.
+                src_ip="192.0.2.99" if number < 20 else f"192.0.2.{number % 3}",
+                session=f"s{number % 5}" if number % 2 else f"once-{number}",
+                fields={"user": "root", "password": f"p{number % 7}"},
+            ),
+            "worker-1",
+            NOW + timedelta(seconds=number),
+        )
+        for number in range(330)
+    ]
+    found = await stored(url, cut_up(rows, [100, 101, 300]))
+    database = Database(database_url(url), 1)
+    try:
+        for page_rows in (330, 50, 7):
+            async with database.write() as connection:
+                assert await rebuild(connection, sqlite=database.is_sqlite, page_rows=page_rows) == len(rows)
+            assert await derived_of(url) == found, page_rows
+    finally:
+        await database.close()
 
 
 async def test_a_secret_is_bounded_and_still_told_from_its_like(url: str) -> None:

@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import Connection, inspect, text
 
 from decnet_master.journal.reader import START, Position
-from decnet_master.store import DeadLetter, Load, NewEvent, Store
+from decnet_master.store import DeadLetter, Load, NewEvent, Store, migrate
+from decnet_master.store.derived_tables import DERIVED
 from decnet_master.store.engine import Database, database_url
 from decnet_master.store.ingest import LETTER_BYTES, LETTERS_KEPT
 from decnet_master.store.schema import dead_letters
@@ -151,6 +152,36 @@ async def test_two_may_expire_while_a_third_stores(store: Store, url: str) -> No
         )
     assert sum(count or 0 for count in counts) == 900
     assert len(await seqs(store)) == 301
+
+
+@pytest.mark.postgres
+async def test_who_comes_back_while_the_old_ones_go_stays(postgres_url: str) -> None:
+    await migrate(postgres_url)
+    database = Database(database_url(postgres_url), 2)
+    attackers = DERIVED[0]
+    async with await Store.open(postgres_url) as store:
+        await Feed(store).at(MONDAY, src_ip="192.0.2.1")
+        await Feed(store).at(MONDAY, src_ip="192.0.2.2")
+        async with database.write() as ingester:
+            refresh = attackers.update().where(attackers.c.src_ip == "192.0.2.1")
+            await ingester.execute(refresh.values(received_at=micros(MONDAY + 2 * DAY)))
+            expiring = asyncio.create_task(store.slices.expire(micros(MONDAY + DAY)))
+            await wait_for_a_lock(database)
+        await expiring
+    await database.close()
+    assert [row[0] for row in (await derived_of(postgres_url))["attackers"]] == ["192.0.2.1"]
+
+
+async def wait_for_a_lock(database: Database) -> None:
+    """Wait until a transaction on this database waits for another."""
+    waiting = text(
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
+    )
+    async with asyncio.timeout(8):
+        found = False
+        while not found:
+            async with database.read() as connection:
+                found = (await connection.execute(waiting)).scalar_one()
 
 
 async def test_dead_letters_are_bounded_in_size_and_number(store: Store, url: str) -> None:

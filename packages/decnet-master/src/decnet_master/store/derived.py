@@ -31,7 +31,7 @@ _TYPE, _FIELDS = COLUMNS.index("event_type"), COLUMNS.index("fields")
 
 
 async def merge(connection: AsyncConnection, tally: Tally, *, sqlite: bool) -> None:
-    """Add a tally to the tables, inside the caller's transaction."""
+    """Add a tally to the tables, inside the caller's transaction, which may merge any number of them."""
     for table in DERIVED:
         rows = sorted(getattr(tally, table.name)(), key=itemgetter(0))
         if not rows:
@@ -44,19 +44,28 @@ async def merge(connection: AsyncConnection, tally: Tally, *, sqlite: bool) -> N
             await raw.execute(
                 f"CREATE TEMP TABLE IF NOT EXISTS new_{table.name} (LIKE {table.name}) ON COMMIT DELETE ROWS"
             )
+            # Left there by a merge before, in the same transaction: asked first, as TRUNCATE makes a new file, and the
+            # ingester merges once. DELETE would leave the dead rows to be read again by each page of a rebuild.
+            if await raw.fetchval(f"SELECT EXISTS (SELECT FROM new_{table.name})"):  # noqa: S608 -- names of ours
+                await raw.execute(f"TRUNCATE new_{table.name}")
             await raw.copy_records_to_table(f"new_{table.name}", records=rows)
             await raw.execute(_insert_new(table))
 
 
-async def rebuild(connection: AsyncConnection, *, sqlite: bool) -> int:
+async def rebuild(connection: AsyncConnection, *, sqlite: bool, page_rows: int = REBUILD_ROWS) -> int:
     """Make the tables anew from the events, inside the caller's transaction; the caller keeps the ingester away.
+
+    Args:
+        connection: of the transaction.
+        sqlite: which engine it is.
+        page_rows: events held at a time.
 
     Returns:
         how many events there are.
     """
     for table in DERIVED:
         await connection.execute(delete(table))
-    page_of = select(events.c.seq, *(events.c[name] for name in COLUMNS)).order_by(events.c.seq).limit(REBUILD_ROWS)
+    page_of = select(events.c.seq, *(events.c[name] for name in COLUMNS)).order_by(events.c.seq).limit(page_rows)
     count, query = 0, page_of
     while page := (await connection.execute(query)).all():
         await merge(connection, tally_of(tuple(row)[1:] for row in page), sqlite=sqlite)

@@ -17,6 +17,7 @@ letters. A derived row that lives on keeps its sums, of events that are gone too
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from sqlalchemy import Table, delete, func, insert, select, text, tuple_
@@ -33,6 +34,10 @@ DAY_MICROS = 24 * 3600 * 1_000_000
 
 CHUNK_ROWS = 5_000
 """Deleted at a time on SQLite, whose one write lock the ingester waits for meanwhile: some 50 ms."""
+
+PAUSE_SECS = 0.05
+"""Between two chunks. Who waits for SQLite's write lock is not woken but looks again, in its first quarter of a second
+every 50 ms or sooner: without a pause as long, the next chunk would mostly take the lock before the ingester looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +119,7 @@ class Slices:
         for one in expired:
             count += await (self._delete(one) if self._database.is_sqlite else self._drop(one))
         for table in (*DERIVED, dead_letters):
-            while await self._delete_stale(table, before) == CHUNK_ROWS:
-                pass
+            await self._delete_stale(table, before)
         return count
 
     async def _drop(self, one: Slice) -> int:
@@ -142,9 +146,16 @@ class Slices:
                 if deleted < CHUNK_ROWS:
                     await connection.execute(delete(event_days).where(event_days.c.number == one.number))
                     return count
+            await asyncio.sleep(PAUSE_SECS)
 
-    async def _delete_stale(self, table: Table, before: int) -> int:
+    async def _delete_stale(self, table: Table, before: int) -> None:
         keys = tuple(table.primary_key.columns)
-        stale = select(*keys).where(table.c.received_at < before).limit(CHUNK_ROWS)
-        async with self._database.write() as connection:
-            return (await connection.execute(delete(table).where(tuple_(*keys).in_(stale)))).rowcount
+        untouched = table.c.received_at < before
+        stale = select(*keys).where(untouched).limit(CHUNK_ROWS)
+        # Twice: PostgreSQL looks again at a row that the ingester held when it was chosen, but not into the subquery.
+        chunk = delete(table).where(tuple_(*keys).in_(stale), untouched)
+        while True:
+            async with self._database.write() as connection:
+                if not (await connection.execute(chunk)).rowcount:  # fewer than a chunk may be for such rows alone
+                    return
+            await asyncio.sleep(PAUSE_SECS)
