@@ -5,6 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+from structlog.testing import capture_logs
+
+from decnet_core.errors import LocalProtocolError
 from decnet_master.journal.record import Block
 from decnet_master.journal.writer import JournalWriter
 from decnet_master.listener.committer import BLOCK_BYTES, FULL_BYTES, GROUP_BYTES, Committer
@@ -70,6 +74,26 @@ async def test_a_bad_block_is_rejected_alone(tmp_path: Path) -> None:
         good.submit(committer, block(2, b"b"))
         await reached(lambda: bad.rejected == [7] and good.done[-1:] == [4], "both told")
         assert bad.done == []
+
+
+@pytest.mark.parametrize("error", [LocalProtocolError("out of turn"), RuntimeError("closed")])
+async def test_an_owner_that_cannot_be_told_is_ended_alone(tmp_path: Path, error: Exception) -> None:
+    def fail(_block: Block) -> None:
+        raise error
+
+    ended: list[str] = []
+    async with committing(JournalWriter.open(tmp_path)) as committer:
+        good = Owner()
+        with capture_logs() as logs:
+            committer.submit(block(0, b"x", stream="s2"), 1, fail, fail, lambda: ended.append("done"))
+            good.submit(committer, block(0, b"a"))
+            await reached(lambda: good.done == [2], "the other of the group")
+            committer.submit(block(9, b"gap", stream="s3"), 1, fail, fail, lambda: ended.append("rejected"))
+            good.submit(committer, block(2, b"b"))
+            await reached(lambda: good.done == [2, 4], "the other of the next group")
+        assert ended == ["done", "rejected"]
+        assert [line["stream"] for line in logs if line["event"] == "owner.failed"] == ["s2", "s3"]
+        assert committer.waiting_bytes == 0
 
 
 async def test_a_cancelled_append_is_finished_before_the_writer_is_closed(tmp_path: Path) -> None:

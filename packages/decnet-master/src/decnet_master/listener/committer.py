@@ -6,6 +6,8 @@ that syncs a hundred times a second still takes everything.
 A journal that refuses (a full or broken disk, its quota) is asked again with back-off for as long as it takes; nobody
 is told anything meanwhile, so nobody forgets anything, `full` stops the connections from reading more, and `stalled`
 says why.
+
+An owner that cannot be told loses its connection and nothing else: the journal has its block, the others go on.
 """
 
 from __future__ import annotations
@@ -57,6 +59,7 @@ class Waiting:
     lines: int
     done: Callable[[Block], None]
     rejected: Callable[[Block], None]
+    broken: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,12 @@ class Committer:
         return self._writer.durable_offset(*key)
 
     def submit(
-        self, block: Block, lines: int, done: Callable[[Block], None], rejected: Callable[[Block], None]
+        self,
+        block: Block,
+        lines: int,
+        done: Callable[[Block], None],
+        rejected: Callable[[Block], None],
+        broken: Callable[[], None] = lambda: None,
     ) -> None:
         """Have a block made durable.
 
@@ -108,8 +116,9 @@ class Committer:
             done: called on the loop with a block up to whose end the stream is durable; of several blocks that were
                 committed together, with the last one alone.
             rejected: called on the loop when the journal cannot take the block.
+            broken: ends the owner; called on the loop after `done` or `rejected` failed.
         """
-        self._queue.append(Waiting(block, lines, done, rejected))
+        self._queue.append(Waiting(block, lines, done, rejected, broken))
         self._open[block.key] = self._open.get(block.key, 0) + 1
         self.waiting_bytes += _cost(block)
         self._more.set()
@@ -144,7 +153,7 @@ class Committer:
                 reason, identity = error.message, group[0].block.identity
                 log.error("block.rejected", reason=reason, identity=identity)  # noqa: TRY400 -- told whole
                 self._settle(group[0].block)
-                group[0].rejected(group[0].block)
+                _tell(group[0], group[0].rejected)
                 return
             for waiting in group:  # one bad block must not take the others' connections down
                 await self._commit([waiting], thread)
@@ -157,7 +166,7 @@ class Committer:
         for waiting in group:
             self._settle(waiting.block)
         for waiting in last.values():
-            waiting.done(waiting.block)
+            _tell(waiting, waiting.done)
         self.on_room()
 
     async def _append(self, blocks: list[Block], thread: ThreadPoolExecutor) -> int:
@@ -190,6 +199,19 @@ class Committer:
             del self._open[block.key]
             if block.key in self._settled:
                 self._settled.pop(block.key).set()
+
+
+def _tell(waiting: Waiting, tell: Callable[[Block], None]) -> None:
+    """Tell an owner; one that cannot take it is ended, for this task serves all of them.
+
+    The protocol's machine raises LocalProtocolError, a transport in the wrong state RuntimeError.
+    """
+    block = waiting.block
+    try:
+        tell(block)
+    except (LocalProtocolError, RuntimeError) as error:
+        log.error("owner.failed", identity=block.identity, stream=block.stream, reason=str(error))  # noqa: TRY400
+        waiting.broken()
 
 
 def _cost(block: Block) -> int:

@@ -40,6 +40,7 @@ class Connection:
         self._machine = Receiver(Limits(), time.monotonic())
         self._resolving: asyncio.Task[None] | None = None
         self._key: Key | None = None
+        self._counted = ""  # the stream that the machine's offsets are of: the last one that was resumed
         self._is_known = False  # to the ledger
         self.paused = False
         self.peer = peer
@@ -97,11 +98,14 @@ class Connection:
         kind = Kind.LINES if piece.data else Kind.HOLE
         now = datetime.now(UTC)
         block = Block(self._identity, piece.stream, piece.start, piece.end, now, piece.data, kind)
-        self._books.committer.submit(block, piece.data.count(b"\n"), self._committed, self._rejected)
+        self._books.committer.submit(
+            block, piece.data.count(b"\n"), self._committed, self._rejected, self._transport.abort
+        )
 
     def _committed(self, block: Block) -> None:
         self._books.ledger.acknowledged(self.peer.identity.host, block.stream, block.end)
-        self._execute(self._machine.committed(block.end))
+        if block.stream == self._counted:  # an offset of another stream says nothing about this one
+            self._execute(self._machine.committed(block.end))
 
     def _rejected(self, block: Block) -> None:
         is_gap = block.start > self._books.committer.durable_offset(block.key)
@@ -109,7 +113,7 @@ class Connection:
         self._transport.abort()
 
     async def _resolve(self, stream: str) -> None:
-        """Find out where the stream goes on, once nobody else adds to it."""
+        """Find out where the stream goes on, once nobody else adds to it and all of the one before is decided."""
         if not await self._books.may_ship(self.peer, self.refuse):
             return
         if self._books.is_stalled:
@@ -118,15 +122,19 @@ class Connection:
         if not self._is_known:
             self._is_known = True
             self._books.ledger.connected(self.peer, self._certificate_ends_at)
+        before = self._key
         self._release()
         self._key = key = (self._identity, stream)
         self._books.claim(key, self)
+        if before is not None:
+            await self._books.committer.settled(before)
         await self._books.committer.settled(key)
         if not self._books.holds(key, self):
             return
         offset = self._books.committer.durable_offset(key)
         log.info("sender.connected", identity=self._identity, stream=stream, offset=offset)
         self._books.ledger.resumed(self.peer.identity.host, stream, offset)
+        self._counted = stream
         self._execute(self._machine.resumed(offset))
 
     def _release(self) -> None:

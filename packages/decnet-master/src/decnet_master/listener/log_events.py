@@ -15,4 +15,5 @@ LOG_EVENTS: dict[str, str] = {
     "shipping.report_failed": "the database does not take what workers did; it is kept and written later",
     "shipping.report_recovered": "the database takes it again",
     "block.rejected": "the journal refused a block that does not fit its stream: our bug; the connection was ended",
+    "owner.failed": "a connection could not be told what became of its block: our bug; the connection was ended",
 }

@@ -107,7 +107,7 @@ class PlainConnection:
         start, self._offset = self._offset, self._offset + len(data)
         identity = str(self.peer.identity)
         block = Block(identity, self._stream, start, self._offset, datetime.now(UTC), data, Kind.FRAMES)
-        self._books.committer.submit(block, messages, self._committed, self._committed)
+        self._books.committer.submit(block, messages, self._committed, self._committed, self._transport.abort)
 
     def _committed(self, block: Block) -> None:
         self._committed_to = block.end
