@@ -83,7 +83,6 @@ async def test_shipping_tells_each_worker_and_stream(admin: httpx.AsyncClient, b
 @pytest.mark.usefixtures("host")
 async def test_health_follows_the_listener_and_its_journal(admin: httpx.AsyncClient, book: DoorBook) -> None:
     # The decky was never reported to run, so the best that health can be is degraded.
-    assert await problems(admin) == (200, "degraded", [])
     await book.report([], [], listening())
     assert await problems(admin) == (200, "degraded", [])
     await book.report([], [], listening(journal_bytes=800))
@@ -96,6 +95,25 @@ async def test_health_follows_the_listener_and_its_journal(admin: httpx.AsyncCli
     assert await problems(admin) == (200, "degraded", [])
     await book.report([], [], replace(listening(), reported_at=now() - timedelta(minutes=1)))
     assert await problems(admin) == (503, "failed", ["listener"])
+
+
+@pytest.mark.usefixtures("host")
+async def test_a_listener_that_never_came_is_grave_once_a_worker_should_ship(
+    admin: httpx.AsyncClient, book: DoorBook
+) -> None:
+    assert await problems(admin) == (503, "failed", ["listener"])
+    (problem,) = (await admin.get("/api/v1/health")).json()["problems"]
+    assert problem["grave"] is True
+    assert "w1" in problem["message"]
+    await book.report([], [], listening())
+    assert await problems(admin) == (200, "degraded", [])
+
+
+async def test_without_a_worker_that_should_ship_nobody_has_to_listen(admin: httpx.AsyncClient, store: Store) -> None:
+    assert await problems(admin) == (200, "ok", [])
+    await enrol(store, "w1")
+    await store.hosts.redeem("a" * 16, "hash", "digest", NOW, lambda _: redemption())  # active, without deckies
+    assert await problems(admin) == (200, "ok", [])
 
 
 async def test_dead_letters_that_pile_up_turn_health_red(admin: httpx.AsyncClient, store: Store) -> None:

@@ -67,7 +67,16 @@ async def look(store: Store, dead_letter_alarm: int, now: datetime) -> Findings:
 def _of_listener(overview: Overview, now: datetime) -> Iterator[Finding]:
     state = overview.listener
     if state is None:
-        return  # nobody listened ever: a master that was made just now, or one that only shows
+        # Nobody listened ever. Without workers that ship it is a master that was made just now, or one that only shows.
+        if waiting := [worker.host for worker in overview.workers if worker.should_ship]:
+            yield Finding(
+                "listener",
+                True,
+                f"The listener has not been heard yet; {len(waiting)} of {len(overview.workers)} workers should ship: "
+                f"{_named(waiting)}",
+                "Start it, or look into its log; workers keep their lines meanwhile.",
+            )
+        return
     if not overview.listening:
         yield Finding(
             "listener",
@@ -115,10 +124,13 @@ def _of_letters(letters: int, alarm: int) -> Iterator[Finding]:
 def _of_workers(overview: Overview) -> Iterator[Finding]:
     silent = [worker.host for worker in overview.workers if worker.silent_since is not None]
     if silent:
-        names = ", ".join(silent[:NAMED]) + (", …" if len(silent) > NAMED else "")
         yield Finding(
             "workers",
             False,
-            f"Nothing comes from {len(silent)} of {len(overview.workers)} workers: {names}",
+            f"Nothing comes from {len(silent)} of {len(overview.workers)} workers: {_named(silent)}",
             "Run `decnet-master swarm check`, and `decnet-logship status` on the worker.",
         )
+
+
+def _named(hosts: list[str]) -> str:
+    return ", ".join(hosts[:NAMED]) + (", …" if len(hosts) > NAMED else "")
