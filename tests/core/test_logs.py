@@ -114,6 +114,14 @@ def test_a_full_disk_loses_lines_and_nothing_else():
     """) == []  # fmt: skip
 
 
+def test_a_stream_that_was_closed_stops_nobody():
+    assert lines("""
+        logs.configure("agent", level="info")
+        sys.stderr.close()
+        log.error("agent.started")
+    """) == []  # fmt: skip
+
+
 def test_a_reader_that_went_away_stops_nobody():
     code = PRELUDE + textwrap.dedent("""
         logs.configure("agent", level="info")

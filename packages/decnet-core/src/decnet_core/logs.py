@@ -127,7 +127,7 @@ class _Forgiving:
                 nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
                 os.dup2(nowhere, self._out.fileno())
                 os.close(nowhere)
-        except OSError:
+        except (OSError, ValueError):  # a full disk; a stream that somebody closed
             pass
 
 
