@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import sqlite3
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -10,11 +15,17 @@ import jwt
 import pytest
 from fastapi import FastAPI
 
-from decnet_core.errors import DecnetError
+from decnet_core.enrolment import JoinRequest
+from decnet_core.errors import DecnetError, Unavailable
+from decnet_core.identity import Identity, Role
+from decnet_core.pki.certificates import generate_key, make_csr
 from decnet_master import passwords, secret_files
 from decnet_master.api.access import Access
 from decnet_master.api.fanout import Fanout
-from decnet_master.api.routes import application
+from decnet_master.api.routes import application, guarded
+from decnet_master.enrolment.issuer import Issuer
+from decnet_master.enrolment.registrar import Registrar
+from decnet_master.enrolment.routes import endpoint
 from decnet_master.http_app import bare_app
 from decnet_master.settings import MasterSettings
 from decnet_master.store import Store
@@ -152,6 +163,60 @@ async def test_strangers_are_not_told_where_the_database_is(fault: type[DecnetEr
             answer = await client.get("/asked")
         assert answer.status_code == 503
         assert ("db.internal" in answer.text) is not strangers
+
+
+@asynccontextmanager
+async def without_a_database(store: Store, settings: MasterSettings) -> AsyncIterator[None]:
+    """Let the next connection meet a file that is no database; nobody holds one meanwhile."""
+    await store._database.engine.dispose()
+    file = settings.data_directory / "decnet.sqlite3"
+    assert not file.with_name("decnet.sqlite3-wal").exists(), "somebody has the database open"
+    kept = file.read_bytes()
+    file.write_bytes(b"no database any more" * 1000)
+    yield
+    await store._database.engine.dispose()
+    file.write_bytes(kept)
+
+
+def tells_nothing(answer: httpx.Response, settings: MasterSettings) -> bool:
+    """Tell whether an answer says that the database is away, and not a word of where it is or what kind."""
+    assert (answer.status_code, answer.json()["detail"]) == (503, "The database does not answer")
+    words = answer.text.lower()
+    return not any(word in words for word in ("sqlite", "://", str(settings.data_directory).lower(), "data_directory"))
+
+
+async def test_no_route_tells_strangers_of_the_database(store: Store, settings: MasterSettings) -> None:
+    access = Access(store, secret_files.read(settings.api_secret_file), timedelta(minutes=1))
+    app = guarded(application(store, access, Fanout(store)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://decnet") as client:
+        async with without_a_database(store, settings):
+            assert tells_nothing(await client.get("/readyz"), settings)
+            assert tells_nothing(await log_in(client, "admin", "not it"), settings)
+            token = jwt.encode(_claims(), secret_files.read(settings.api_secret_file), algorithm="HS256")
+            known = {"authorization": f"Bearer {token}"}
+            assert tells_nothing(await client.get("/api/v1/events", headers=known), settings)
+        assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_a_stranger_who_joins_is_not_told_of_the_database(store: Store, settings: MasterSettings) -> None:
+    registrar = Registrar(store, Issuer.open(settings, datetime.now(UTC)), 6514)
+    csr = make_csr(generate_key(), Identity(Role.AGENT, "w1")).decode()
+    request = JoinRequest(token_id="0" * 16, secret="x" * 43, version="1", csrs={Role.AGENT: csr})
+    body = json.loads(request.model_dump_json())
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(endpoint(registrar)), base_url="https://decnet"
+    ) as client:
+        async with without_a_database(store, settings):
+            assert tells_nothing(await client.post("/join", json=body), settings)
+        assert (await client.post("/join", json=body)).status_code == 403, "the token is not known, the rest is right"
+
+
+async def test_a_database_without_our_tables_is_not_ready(store: Store, settings: MasterSettings) -> None:
+    await store.ping()
+    with contextlib.closing(sqlite3.connect(settings.data_directory / "decnet.sqlite3")) as other:
+        other.execute("DROP TABLE ingest_position")
+    with pytest.raises(Unavailable):
+        await store.ping()
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])

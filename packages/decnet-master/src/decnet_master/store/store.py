@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
 from sqlalchemy.engine import Connection
 
 from decnet_core.errors import ConfigError
@@ -15,6 +15,7 @@ from decnet_master.store.fleet import Fleet
 from decnet_master.store.hosts import Hosts
 from decnet_master.store.ingest import Ingest
 from decnet_master.store.revision import HEAD
+from decnet_master.store.schema import ingest_position
 from decnet_master.store.shipping import Shipping
 from decnet_master.store.silence import Silences
 from decnet_master.store.slices import Slices
@@ -81,13 +82,13 @@ class Store:
         await self.close()
 
     async def ping(self) -> None:
-        """Ask the database for a sign of life.
+        """Ask the database for a sign of life: to read a table of ours, for which it must have more than a process.
 
         Raises:
             Unavailable, RetryLater: it gives none.
         """
         async with self._database.read() as connection:
-            await connection.execute(text("SELECT 1"))
+            await connection.execute(select(ingest_position.c.id))
 
 
 def _revision(connection: Connection) -> str | None:
