@@ -84,7 +84,12 @@ class DeckyPhase(StrEnum):
 
 
 class DeckyState(Contract):
-    """One decky as the worker sees it; `error` says why it is not running."""
+    """One decky as the worker sees it; `error` says why it is not running.
+
+    `ip` is the address that it really has. Where that is another one than was wanted, by the master or because the
+    decky had it before, `moved_from` is that one and `moved_because` a sentence's part that says why. `contested_by` is
+    the MAC of another machine that answers for `ip` too: the decky runs, and gets another address at the next apply.
+    """
 
     name: HostName
     phase: DeckyPhase
@@ -93,6 +98,9 @@ class DeckyState(Contract):
     mac: MacAddress | None = None
     container: str | None = None
     error: str | None = None
+    moved_from: IPv4Address | None = None
+    moved_because: str | None = None
+    contested_by: MacAddress | None = None
 
 
 class AgentStatus(Contract):
