@@ -78,6 +78,30 @@ async def test_what_is_no_longer_wanted_lingers_until_it_is_gone(store: Store) -
 
 
 @pytest.mark.usefixtures("hosts")
+async def test_what_a_change_does_not_concern_keeps_its_generation(store: Store) -> None:
+    first, second, third = [await store.fleet.next_generation(NOW) for _ in range(3)]
+    await store.fleet.place(first, [("w1", spec("d1")), ("w1", spec("d2")), ("w2", spec("d3"))])
+    other = spec("d2").model_copy(update={"services": ("telnet",)})
+    await store.fleet.place(second, [("w1", spec("d1")), ("w1", other), ("w2", spec("d4"))])
+    assert [(p.spec.name, p.generation) for p in await store.fleet.current()] == [
+        ("d1", first),
+        ("d2", second),
+        ("d4", second),
+    ]
+    assert [(p.spec.name, p.generation) for p in await store.fleet.lingering()] == [("d3", second)]
+    await store.fleet.place(third, [("w1", spec("d1")), ("w1", other), ("w2", spec("d3")), ("w2", spec("d4"))])
+    assert [(p.spec.name, p.generation) for p in await store.fleet.current()] == [
+        ("d1", first),
+        ("d2", second),
+        ("d3", third),
+        ("d4", second),
+    ]
+    # A report on what a worker was told last counts, also when the fleet has moved on elsewhere.
+    await store.fleet.record(ShardReport(host="w1", generation=second, deckies=(state("d1"), state("d2"))))
+    assert [p.phase for p in await store.fleet.current() if p.host == "w1"] == [DeckyPhase.RUNNING] * 2
+
+
+@pytest.mark.usefixtures("hosts")
 async def test_a_decky_may_move_to_another_host(store: Store) -> None:
     for host in ("w1", "w2"):
         await store.fleet.place(await store.fleet.next_generation(NOW), [(host, spec("d1"))])

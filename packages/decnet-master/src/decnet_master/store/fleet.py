@@ -1,8 +1,10 @@
 """The fleet as it shall be and as it was last seen.
 
-Desired state is replaced as a whole under a generation number that only grows. What a worker reported is kept beside
-it, decky by decky. A decky that is no longer wanted stays, marked so, until its worker says that it is gone: it may
-still run. Reports about an older generation than a decky's own change nothing.
+Desired state is replaced as a whole under a generation number that only grows. A decky's own generation is the one
+since which it is as it is, so that the newest among a worker's deckies is what that worker must have heard of, and one
+that a change does not concern need not be told. What a worker reported is kept beside it, decky by decky. A decky that
+is no longer wanted stays, marked so, until its worker says that it is gone: it may still run. Reports about an older
+generation than a decky's own change nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, func, insert, select, text, update
+from sqlalchemy import Row, and_, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -39,7 +41,7 @@ class PlacedDecky:
         phase: as the worker last reported it; None before its first report.
         ip, mac: what it really has, as reported.
         error: why it is not running.
-        generation: the desired state that it belongs to.
+        generation: the desired state since which it is wanted as it is, or no longer wanted.
     """
 
     host: str
@@ -84,9 +86,7 @@ class Fleet:
                 if not self._database.is_sqlite:  # there, the write lock does it
                     await connection.execute(text("LOCK TABLE deckies IN SHARE ROW EXCLUSIVE MODE"))
                 await _claim(connection, generation)
-                await connection.execute(update(deckies).values(desired=False))
-                for host, spec in placements:
-                    await _put(connection, generation, host, spec)
+                await _replace(connection, generation, placements)
         except IntegrityError:
             raise Conflict("The fleet names a host that is not enrolled", "Enrol it, or leave it out.") from None
 
@@ -130,11 +130,30 @@ async def _claim(connection: AsyncConnection, generation: int) -> None:
         raise Conflict(f"Generation {generation} is older than the fleet's", "Plan again from the present state.")
 
 
-async def _put(connection: AsyncConnection, generation: int, host: str, spec: DeckySpec) -> None:
-    values = {"generation": generation, "desired": True, "spec": spec.model_dump_json()}
-    change = update(deckies).where(deckies.c.host == host, deckies.c.name == spec.name).values(values)
-    if (await connection.execute(change)).rowcount == 0:
-        await connection.execute(insert(deckies).values(host=host, name=spec.name, **values))
+async def _replace(connection: AsyncConnection, generation: int, placements: Sequence[tuple[str, DeckySpec]]) -> None:
+    """Write what differs from the fleet as it was; what does not keeps its generation."""
+    columns = deckies.c.host, deckies.c.name, deckies.c.spec, deckies.c.desired
+    before = {(row.host, row.name): row for row in await connection.execute(select(*columns))}
+    wanted = {(host, spec.name): spec.model_dump_json() for host, spec in placements}
+    gone = [key for key, row in before.items() if row.desired and key not in wanted]
+    changed = [
+        key for key, spec in wanted.items() if key in before and (before[key].spec != spec or not before[key].desired)
+    ]
+    here = deckies.c.host == bindparam("at_host"), deckies.c.name == bindparam("at_name")
+    values = {"generation": generation, "desired": True}
+    if gone:
+        await connection.execute(
+            update(deckies).where(*here).values(generation=generation, desired=False),
+            [{"at_host": host, "at_name": name} for host, name in gone],
+        )
+    if changed:
+        await connection.execute(
+            update(deckies).where(*here).values(**values, spec=bindparam("new_spec")),
+            [{"at_host": host, "at_name": name, "new_spec": wanted[host, name]} for host, name in changed],
+        )
+    if new := [(*key, spec) for key, spec in wanted.items() if key not in before]:
+        rows = [{"host": host, "name": name, "spec": spec, **values} for host, name, spec in new]
+        await connection.execute(insert(deckies), rows)
 
 
 def _observed(state: DeckyState) -> dict[str, Any]:
