@@ -10,18 +10,19 @@ Source of the prefixes: the IEEE's public registry of MA-L assignments.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
 from decnet_core.fleet import Account
 
-_ATTEMPTS = 200
-"""Draws before the numbering is counted up instead: at that density a free number is quicker found by looking."""
+_SMALL = range(1, 10)
+"""People number from one and stop early."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
+class Kind:
     """A kind of machine: what it is called and whose network card it has."""
 
     stems: tuple[str, ...]
@@ -35,17 +36,17 @@ _SERVERS = (_DELL, _HP, _SUPERMICRO, _INTEL)
 _GUESTS = (_VMWARE, _HYPER_V)
 
 _KINDS = (
-    _Kind(("files", "fs", "share", "archive"), (*_SERVERS, _SYNOLOGY)),
-    _Kind(("nas", "backup", "bkp", "store"), (_SYNOLOGY, _SUPERMICRO, _HP)),
-    _Kind(("print-hp", "printsrv", "print-og2"), (_HP,)),
-    _Kind(("web", "intra", "wiki", "portal", "cms"), (*_GUESTS, _DELL)),
-    _Kind(("app", "erp", "crm", "hr-app", "ticket"), (*_GUESTS, _SUPERMICRO)),
-    _Kind(("db", "sql", "pg", "reports"), (*_SERVERS, _VMWARE)),
-    _Kind(("git", "build", "ci", "jenkins", "registry"), (*_GUESTS, _INTEL)),
-    _Kind(("mon", "log", "zabbix", "graylog"), (*_GUESTS, _HP)),
-    _Kind(("dev", "test", "stage", "lab"), (*_GUESTS, _INTEL)),
-    _Kind(("mail", "relay", "mx"), (*_GUESTS, _DELL)),
-    _Kind(("cam-nvr", "door", "bms"), (_INTEL, _SUPERMICRO)),
+    Kind(("files", "fs", "share", "archive"), (*_SERVERS, _SYNOLOGY)),
+    Kind(("nas", "backup", "bkp", "store"), (_SYNOLOGY, _SUPERMICRO, _HP)),
+    Kind(("print-hp", "printsrv", "print-og2"), (_HP,)),
+    Kind(("web", "intra", "wiki", "portal", "cms"), (*_GUESTS, _DELL)),
+    Kind(("app", "erp", "crm", "hr-app", "ticket"), (*_GUESTS, _SUPERMICRO)),
+    Kind(("db", "sql", "pg", "reports"), (*_SERVERS, _VMWARE)),
+    Kind(("git", "build", "ci", "jenkins", "registry"), (*_GUESTS, _INTEL)),
+    Kind(("mon", "log", "zabbix", "graylog"), (*_GUESTS, _HP)),
+    Kind(("dev", "test", "stage", "lab"), (*_GUESTS, _INTEL)),
+    Kind(("mail", "relay", "mx"), (*_GUESTS, _DELL)),
+    Kind(("cam-nvr", "door", "bms"), (_INTEL, _SUPERMICRO)),
 )
 
 _LOGINS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -61,33 +62,63 @@ _LOGINS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("svc-scan", ("scan", "scanner1", "Scan2023")),
     ("test", ("test", "test123", "test1234")),
     ("www", ("www", "www123", "webmaster")),
+    ("ftpuser", ("ftp", "ftpuser", "ftp123", "asteriskftp")),
+    ("git", ("git", "git123", "gitlab")),
+    ("jenkins", ("jenkins", "jenkins1", "Jenkins123")),
+    ("mysql", ("mysql", "mysql123", "m1sql")),
+    ("nagios", ("nagios", "nagios123", "nagiosadmin")),
+    ("tomcat", ("tomcat", "tomcat123", "s3cret")),
+    ("vagrant", ("vagrant", "vagrant1")),
+    ("zabbix", ("zabbix", "zabbix123", "Zabbix1")),
 )
 """Users and their passwords as they stand in every attacker's list of words."""
 
 
-def machine(rng: Random, taken: Collection[str], prefix: str | None = None) -> tuple[str, Sequence[str]]:
-    """Draw a name that is not taken, and the vendor prefixes that fit it.
+def kind(rng: Random) -> Kind:
+    """Draw a kind of machine."""
+    return rng.choice(_KINDS)
+
+
+class Names:
+    """Gives names that nobody has.
 
     Args:
-        rng: where the draw comes from.
         taken: the names of all deckies there are.
-        prefix: when given, names are `<prefix>-01`, `<prefix>-02`, … instead of a kind's.
     """
-    kind = rng.choice(_KINDS)
-    stem = prefix or rng.choice(kind.stems)
-    if prefix is None:
-        for _ in range(_ATTEMPTS):
-            # People number from one and stop early; half of them pad.
-            number = rng.randint(1, 9)
-            name = f"{stem}-{number:02d}" if rng.random() < 0.5 else f"{stem}-{number}"
-            if name not in taken and f"{stem}-{number}" not in taken and f"{stem}-{number:02d}" not in taken:
-                return name, kind.prefixes
-            kind = rng.choice(_KINDS)
-            stem = rng.choice(kind.stems)
-    number = 1
-    while f"{stem}-{number:02d}" in taken:
-        number += 1
-    return f"{stem}-{number:02d}", kind.prefixes
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self._taken = set(taken)
+        self._small: dict[str, list[int]] = {}
+        self._next: dict[str, int] = {}
+
+    def drawn(self, rng: Random, of: Kind) -> str:
+        """Draw a name that fits the kind; small numbers while its stems have some, then each stem's next."""
+        stems = [stem for stem in of.stems if self._free(stem)]
+        stem = rng.choice(stems or of.stems)
+        if not stems:
+            return self.numbered(stem, first=_SMALL.stop)
+        number = rng.choice(self._free(stem))
+        self._free(stem).remove(number)
+        # Half of the people pad.
+        name = f"{stem}-{number:02d}" if rng.random() < 0.5 else f"{stem}-{number}"
+        self._taken.add(name)
+        return name
+
+    def numbered(self, stem: str, first: int = 1) -> str:
+        """Give `<stem>-<the next free number>`, of two digits at least."""
+        number = self._next.get(stem, first)
+        while (name := f"{stem}-{number:02d}") in self._taken:
+            number += 1
+        self._next[stem] = number + 1
+        self._taken.add(name)
+        return name
+
+    def _free(self, stem: str) -> list[int]:
+        """List the small numbers of a stem that are taken in no spelling."""
+        if stem not in self._small:
+            spelt = {number: (f"{stem}-{number}", f"{stem}-{number:02d}") for number in _SMALL}
+            self._small[stem] = [number for number, names in spelt.items() if self._taken.isdisjoint(names)]
+        return self._small[stem]
 
 
 def mac_address(rng: Random, prefixes: Sequence[str], taken: Collection[str]) -> str:
@@ -111,5 +142,10 @@ def accounts(rng: Random, taken: Collection[frozenset[Account]]) -> tuple[Accoun
 
 
 def _draw(rng: Random) -> tuple[Account, ...]:
-    logins = rng.sample(_LOGINS, rng.choice((2, 3)))
-    return tuple(Account(user=user, password=rng.choice(passwords)) for user, passwords in sorted(logins))
+    logins = rng.sample(_accounts_by_user(), rng.choice((2, 3)))
+    return tuple(sorted((rng.choice(accounts) for accounts in logins), key=lambda account: account.user))
+
+
+@cache
+def _accounts_by_user() -> tuple[tuple[Account, ...], ...]:
+    return tuple(tuple(Account(user=user, password=word) for word in passwords) for user, passwords in _LOGINS)

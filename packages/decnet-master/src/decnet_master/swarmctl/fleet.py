@@ -19,7 +19,7 @@ from fastapi import APIRouter
 
 from decnet_core.errors import NotFound
 from decnet_core.fleet import DeckyPhase
-from decnet_master.planning import FleetRequest, Placement, plan_deploy, plan_teardown, shards
+from decnet_master.planning import Candidate, FleetRequest, Placement, plan_deploy, plan_teardown, shards
 from decnet_master.store import PlacedDecky, Store
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.hosts import active_hosts
@@ -64,10 +64,10 @@ class _Changes:
         async with self._turn:
             current = await self._store.fleet.current()
             lingering = await self._store.fleet.lingering()
-            active = {host.name for host in await active_hosts(self._store)}
+            candidates = [Candidate(host.name) for host in await active_hosts(self._store)]
             wanted = FleetRequest(request.count, request.services, request.hosts, request.name_prefix)
             added = plan_deploy(
-                wanted, active, _placements(current), secrets.randbits(64), lingering=_placements(lingering)
+                wanted, candidates, _placements(current), secrets.randbits(64), lingering=_placements(lingering)
             )
             fleet = (*_placements(current), *added)
             generation = await self._place(fleet)

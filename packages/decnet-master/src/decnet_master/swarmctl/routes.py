@@ -24,8 +24,8 @@ from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.keeper import IdentityKeeper
 from decnet_master.swarmctl.messages import ControllerHealth
 
-BOUNDS = Bounds(body_bytes=512 * 1024, body_secs=10.0)
-"""A teardown that names every decky of the largest fleet is 320 KiB."""
+BOUNDS = Bounds(body_bytes=1 << 20, body_secs=10.0)
+"""A teardown that names every decky of the largest fleet is 650 KiB."""
 
 
 def controller(
