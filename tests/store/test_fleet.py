@@ -9,6 +9,7 @@ from decnet_core.fleet import Account, DeckyPhase, DeckySpec, DeckyState, ShardR
 from decnet_master.store import Store
 from decnet_master.store.fleet import MAX_ERROR_CHARS
 from decnet_master.store.hosts import MAX_VERSION_CHARS
+from decnet_master.views import decky_list
 from tests.store.samples import NOW, enrol
 
 
@@ -54,6 +55,23 @@ async def test_the_desired_state_is_replaced_and_observed(store: Store) -> None:
     one, two = await store.fleet.current()
     assert (one.phase, one.ip, one.mac, one.error) == (DeckyPhase.RUNNING, "192.0.2.9", "02:00:00:00:00:01", None)
     assert (two.phase, two.ip, two.error) == (DeckyPhase.FAILED, None, "no \0 image \udc80")
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_a_moved_address_is_kept_with_its_reason(store: Store) -> None:
+    generation = await store.fleet.next_generation(NOW)
+    await store.fleet.place(generation, [("w1", spec("d1"))])
+    because = "02:00:00:00:00:09 answers for it \0" + "x" * MAX_ERROR_CHARS
+    moved = state("d1", ip="192.0.2.9", moved_from="192.0.2.7", moved_because=because, contested_by="02:00:00:00:00:08")
+    await store.fleet.record(ShardReport(host="w1", generation=generation, deckies=(moved,)))
+    (placed,) = await store.fleet.current()
+    assert (placed.ip, placed.moved_from, placed.contested_by) == ("192.0.2.9", "192.0.2.7", "02:00:00:00:00:08")
+    assert placed.moved_because == because[:MAX_ERROR_CHARS]
+    (view,) = decky_list([placed]).deckies
+    assert (view.ip, view.moved_from, view.contested_by) == ("192.0.2.9", "192.0.2.7", "02:00:00:00:00:08")
+    await store.fleet.record(ShardReport(host="w1", generation=generation, deckies=(state("d1", ip="192.0.2.7"),)))
+    (placed,) = await store.fleet.current()
+    assert (placed.ip, placed.moved_from, placed.moved_because, placed.contested_by) == ("192.0.2.7", None, None, None)
 
 
 @pytest.mark.usefixtures("hosts")

@@ -34,7 +34,11 @@ class HostList(Contract):
 
 
 class DeckyView(Contract):
-    """One decky: as it shall be and as its worker last reported it. `phase` is None until there is a report."""
+    """One decky: as it shall be and as its worker last reported it. `phase` is None until there is a report.
+
+    `ip` is the address that it has; where another one was wanted, `moved_from` is that and `moved_because` says why.
+    `contested_by` is the MAC of another machine that has the address too.
+    """
 
     name: str
     host: str
@@ -45,6 +49,9 @@ class DeckyView(Contract):
     mac: str | None = None
     error: str | None = None
     generation: int
+    moved_from: str | None = None
+    moved_because: str | None = None
+    contested_by: str | None = None
 
 
 class DeckyList(Contract):
@@ -85,6 +92,9 @@ def decky_list(deckies: Iterable[PlacedDecky]) -> DeckyList:
                 mac=decky.mac or decky.spec.mac,
                 error=decky.error,
                 generation=decky.generation,
+                moved_from=decky.moved_from,
+                moved_because=decky.moved_because,
+                contested_by=decky.contested_by,
             )
             for decky in sorted(deckies, key=lambda decky: decky.spec.name)
         )

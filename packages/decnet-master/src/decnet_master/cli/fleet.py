@@ -80,9 +80,9 @@ def _deckies(as_json: Json = False) -> None:
         terminal.print_json(reply.model_dump(mode="json"))
         return
     terminal.print_table(
-        ("decky", "worker", "phase", "address", "MAC", "services", "accounts", "error"),
+        ("decky", "worker", "phase", "address", "MAC", "services", "accounts", "remark"),
         [
-            (row.name, row.host, row.phase, row.ip, row.mac, _words(row.services), _logins(row), row.error)
+            (row.name, row.host, row.phase, row.ip, row.mac, _words(row.services), _logins(row), _remark(row))
             for row in reply.deckies
         ],
     )
@@ -90,6 +90,14 @@ def _deckies(as_json: Json = False) -> None:
 
 def _words(words: Sequence[str]) -> str:
     return " ".join(words)
+
+
+def _remark(decky: DeckyView) -> str | None:
+    if decky.error is not None:
+        return decky.error
+    if decky.contested_by is not None:
+        return f"another machine, {decky.contested_by}, has its address too"
+    return None if decky.moved_from is None else f"not {decky.moved_from}: {decky.moved_because}"
 
 
 def _logins(decky: DeckyView) -> str:

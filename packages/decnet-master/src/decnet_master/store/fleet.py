@@ -41,6 +41,8 @@ class PlacedDecky:
         phase: as the worker last reported it; None before its first report.
         ip, mac: what it really has, as reported.
         error: why it is not running.
+        moved_from, moved_because: the address that was wanted and that it has not, and why; as reported.
+        contested_by: the MAC of another machine that has its address too; as reported.
         generation: the desired state since which it is wanted as it is, or no longer wanted.
     """
 
@@ -51,6 +53,9 @@ class PlacedDecky:
     mac: str | None
     error: str | None
     generation: int
+    moved_from: str | None = None
+    moved_because: str | None = None
+    contested_by: str | None = None
 
 
 class Fleet:
@@ -163,6 +168,9 @@ def _observed(state: DeckyState) -> dict[str, Any]:
         "mac": state.mac,
         "container": None if state.container is None else storable(state.container[:MAX_CONTAINER_CHARS]),
         "error": None if state.error is None else storable(state.error[:MAX_ERROR_CHARS]),
+        "moved_from": None if state.moved_from is None else str(state.moved_from),
+        "moved_because": None if state.moved_because is None else storable(state.moved_because[:MAX_ERROR_CHARS]),
+        "contested_by": state.contested_by,
     }
 
 
@@ -175,4 +183,7 @@ def _placed(row: Row[Any]) -> PlacedDecky:
         mac=row.mac,
         error=None if row.error is None else original(row.error),
         generation=row.generation,
+        moved_from=row.moved_from,
+        moved_because=None if row.moved_because is None else original(row.moved_because),
+        contested_by=row.contested_by,
     )

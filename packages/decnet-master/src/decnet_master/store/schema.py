@@ -121,6 +121,9 @@ deckies = Table(
     Column("container", Text),
     Column("error", Text),
     Column("observed_generation", BigInteger),
+    Column("moved_from", Text),
+    Column("moved_because", Text),
+    Column("contested_by", Text),
     Index(None, "name"),
 )
 
