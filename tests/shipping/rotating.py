@@ -11,7 +11,7 @@ from pathlib import Path
 
 from decnet_logship.generations import Register
 from decnet_logship.rotation import LINGER_SECS, Rotation
-from decnet_logship.tail import Cut, LogFile, Replaced
+from decnet_logship.tail import Cut, Hole, LogFile, Replaced
 
 LABEL = b"<134>1 - w1 their.log - - - "
 MOST_ROTATED = 40
@@ -59,8 +59,7 @@ class Reader:
                 return
             offset = self.ends.get(file.generation, 0)
             try:
-                if not file.seek(offset):
-                    self.rotation.shortened(file, offset)
+                if not file.seek(offset) and not self.rotation.shortened(file, offset):
                     continue
                 self.rotation.placed(file)
                 final = self.rotation.is_final(file)
@@ -75,7 +74,9 @@ class Reader:
         """Read to the end; False when the connection broke."""
         stream = file.generation
         while (piece := file.read()) is not None:
-            assert isinstance(piece, bytes | Cut)
+            if isinstance(piece, Hole):
+                self.ends[stream] = file.offset
+                continue
             lines = text_of(piece).split(b"\n")[:-1]
             arrived = lines[: self._room]
             is_broken = len(arrived) < len(lines)

@@ -332,11 +332,59 @@ def test_our_own_log_after_a_power_cut_waits_for_the_agent(tmp_path: Path) -> No
     assert not (tmp_path / f"events.log.{next(iter(log.written))}").exists()
 
 
+@pytest.mark.parametrize("remembered", [True, False])
+@pytest.mark.parametrize("more", [b"three\nfour\n", b"three\nhalf a line", b"half a line"])
+def test_lines_behind_a_block_that_a_power_cut_took_of_our_own_log_are_shipped(
+    tmp_path: Path, more: bytes, remembered: bool
+) -> None:
+    """The master has a line that the file has not any more, and the file has lines that the master has not."""
+    log = Log(tmp_path / "events.log")
+    log.write(b"one", b"two")
+    reader = Reader(log.path, ours=True)
+    reader.read()
+    generation, rotated = log.generation, tmp_path / f"events.log.{log.generation}"
+    log.path.write_bytes(log.path.read_bytes().replace(b"two\n", b"\0\0\0\0") + more)
+    other_boot(reader)
+    if not remembered:
+        reader.state.unlink()
+    log.begin()
+    for _ in range(2):
+        reader.restart()
+        reader.read()
+        wanted = more if more.endswith(b"\n") else more + UNENDED + b"\n"
+        assert reader.master[generation] == [*log.written[generation], *wanted.split(b"\n")[:-1]]
+        assert reader.master[log.generation] == log.written[log.generation]
+        assert rotated.exists()  # it holds what the master has not
+
+
+def test_a_file_that_grew_after_it_was_final_is_not_removed(tmp_path: Path) -> None:
+    log = Log(tmp_path / "events.log")
+    log.begin()
+    reader = Reader(log.path, ours=True)
+    file = reader.rotation.next_file()
+    assert file is not None
+    assert file.seek(0)
+    reader.rotation.placed(file)
+    assert reader.rotation.is_final(file)
+    assert file.read() is not None
+    file.acked(file.offset)
+    rotated = tmp_path / f"events.log.{file.generation}"
+    with rotated.open("ab") as more:
+        more.write(b"late\n")
+    reader.rotation.finish(file)
+    assert rotated.read_bytes().endswith(b"late\n")
+
+
+def other_boot(reader: Reader) -> None:
+    """Make what is remembered of another boot."""
+    reader.state.write_bytes(reader.state.read_bytes().replace(b'"boot_id": "', b'"boot_id": "0'))
+
+
 def test_the_register_may_be_of_another_boot(their: Their) -> None:
     """A power cut takes the end of somebody else's log after the master had it: what is there now is sent again."""
     reader = Reader(their.path)
     reader.read()
-    reader.state.write_bytes(reader.state.read_bytes().replace(b'"boot_id": "', b'"boot_id": "0'))
+    other_boot(reader)
     os.truncate(their.path, their.path.stat().st_size - 68)
     reader.restart()
     reader.read()

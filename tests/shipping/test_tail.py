@@ -176,6 +176,25 @@ def test_an_offset_that_no_frame_ended_at_is_of_another_file(tmp_path: Path, lab
         assert {offset for offset in range(120) if file.seek(offset)} == ends
 
 
+@pytest.mark.parametrize(
+    ("label", "offset", "then"),
+    [
+        (b"", 12, [b" another one\nmore\n"]),
+        (LABEL, len(LABEL) + 12, [Hole(len(LABEL) + 13), LABEL + b"more\n"]),
+    ],
+)
+def test_a_file_with_another_line_at_an_offset_can_be_gone_on_with_anyway(
+    tmp_path: Path, label: bytes, offset: int, then: list[bytes | Hole]
+) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"one line\nand another one\nmore\n")
+    with contextlib.closing(opened(path, label=label)) as file:
+        assert not file.seek(offset)
+        assert file.seek(offset, anyway=True)
+        assert pieces(file) == then
+        assert not file.seek(200, anyway=True)
+
+
 def test_acknowledgements_are_counted_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"a\nb\n")

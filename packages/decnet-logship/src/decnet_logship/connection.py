@@ -42,8 +42,8 @@ class Source(Protocol):
     def replaced(self, file: LogFile) -> None:
         """Take note that a file's bytes are other ones now."""
 
-    def shortened(self, file: LogFile, offset: int) -> None:
-        """Take note that a file does not hold the offset at which the master wants it."""
+    def shortened(self, file: LogFile, offset: int) -> bool:
+        """Take note that a file does not hold the offset at which the master wants it; tell whether it goes on."""
 
     def resumed(self, file: LogFile, offset: int) -> None:
         """Take note of where a file's stream goes on."""
@@ -159,8 +159,7 @@ class Connection:
             while machine.state is not State.SHIPPING:
                 await self._change()
             try:
-                if not await self._placed(file, machine.sent):
-                    source.shortened(file, machine.sent)
+                if not await self._placed(file, machine.sent) and not source.shortened(file, machine.sent):
                     continue
                 source.resumed(file, machine.sent)
                 await self._feed_file(file)

@@ -130,8 +130,7 @@ class PlainConnection:
             while (file := source.next_file()) is None:
                 await self._change()
             try:
-                if not file.seek_bytes(file.acked_bytes):
-                    source.shortened(file, file.acked_bytes)
+                if not file.seek_bytes(file.acked_bytes) and not source.shortened(file, file.acked_bytes):
                     continue
                 source.resumed(file, file.offset)
                 self._file = file

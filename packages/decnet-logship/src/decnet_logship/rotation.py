@@ -93,6 +93,7 @@ class Rotation:
         self._queue: deque[_Found] = deque()
         self._moved: dict[str, tuple[int, int]] = {}  # streams that were cut out of a file; its device and inode
         self._done: set[str] = set()  # streams of our own log that are finished, or were cut
+        self._differing: set[str] = set()  # streams of which the master has another line than the file
         self._ignored: set[Path] = set()
         self.path = path
         self.gaps = 0
@@ -163,7 +164,16 @@ class Rotation:
             self._register.put(self.path, seen)
 
     def finish(self, file: LogFile) -> None:
-        """Take note that the master has all lines of a final file; one that the agent rotated is removed."""
+        """Take note that the master has all lines of a final file; one that the agent rotated is removed.
+
+        It is kept when the master has not acknowledged every byte of it as it is: one that grew all the same, or that
+        holds another line than the master has.
+        """
+        is_whole = file.stat().st_size <= file.acked_bytes and file.generation not in self._differing
+        self._end(file, "" if is_whole else "the master does not have all that it holds")
+
+    def _end(self, file: LogFile, kept: str) -> None:
+        """Be done with a file; if it is to be kept, for this reason."""
         size_bytes = file.stat().st_size
         log.info("stream.finished", stream=file.generation, size_bytes=size_bytes)
         self._done.add(file.generation)
@@ -172,10 +182,10 @@ class Rotation:
         if self.is_ours and file.is_at(rotated):
             with suppress(OSError):  # or a kill after the removal would make the next start report it as lost
                 self._register.write()
-            try:
-                rotated.unlink()
-            except OSError as cause:
-                log.warning("file.kept", path=str(rotated), reason=cause.strerror)
+            if not kept:
+                kept = _removed(rotated)
+            if kept:
+                log.warning("file.kept", path=str(rotated), reason=kept)
             else:
                 log.info("file.removed", path=str(rotated))
                 self._register.drop(self.path, file.generation)
@@ -189,16 +199,21 @@ class Rotation:
         self._queue.clear()
         self.close()
 
-    def shortened(self, file: LogFile, offset: int) -> None:
+    def shortened(self, file: LogFile, offset: int) -> bool:
         """Take note that a file does not hold the offset at which the master says that it goes on.
 
-        A rotated file of which a power cut took the end, or a copy without the last lines, is finished. A file that was
-        cut while this machine ran goes on under another name, wherever it lies by now, and a copy of it is looked for.
-        Our own event log after a power cut is left until the agent, which begins another file after each boot, has
-        rotated it.
+        A rotated file of which a power cut took the end, or a copy without the last lines, is finished. One that is
+        long enough, but has other bytes before the offset than the master (a power cut took a block of it), is shipped
+        from there on, and kept. A file that was cut while this machine ran goes on under another name, wherever it lies
+        by now, and a copy of it is looked for. Our own event log after a power cut is left until the agent, which
+        begins another file after each boot, has rotated it.
+
+        Returns:
+            whether it goes on, and stands there.
 
         Raises:
             RemoteProtocolError: it is to be tried again later.
+            Replaced, Unavailable: as `LogFile.seek`.
         """
         known = self._register.find(self.path, file.generation)
         was_running = known is not None and known.boot_id == boot_id()
@@ -206,8 +221,16 @@ class Rotation:
             # What lies where it lay was cut; what lies elsewhere is a copy, made too early.
             if was_running and known is not None and known.lay_at(file.stat()):
                 self.replaced(file)
-            else:
-                self.finish(file)
+                return False
+            is_final = self.is_final(file)  # from then on a half line at its end counts
+            if file.seek(offset, anyway=True):
+                log.error("stream.differed", path=str(file.path), stream=file.generation, offset=offset)
+                self._differing.add(file.generation)
+                return True
+            if self.is_ours and not is_final:
+                self.close()
+                raise RemoteProtocolError(f"There is no {self.path}", "Start the agent, which begins a new file.")
+            self._end(file, "")
         elif self.is_ours and not was_running:
             self.close()
             raise RemoteProtocolError(
@@ -216,6 +239,7 @@ class Rotation:
             )
         else:
             self.replaced(file)
+        return False
 
     def waiting(self) -> list[tuple[Path, int]]:
         """List the files that the master is not known to have whole, each with how many bytes it is known to have.
@@ -405,6 +429,15 @@ class _Names:
         if stream and not found.stream and stream not in self._taken:
             found.stream = stream
             self._taken.add(stream)
+
+
+def _removed(path: Path) -> str:
+    """Remove a file; return why it could not be done."""
+    try:
+        path.unlink()
+    except OSError as cause:
+        return cause.strerror or type(cause).__name__
+    return ""
 
 
 def _is_copy(found: _Found, of: _Found) -> bool:

@@ -164,9 +164,9 @@ class Shipper:
         """Take note that a file's bytes are other ones now."""
         self._rotation.replaced(file)
 
-    def shortened(self, file: LogFile, offset: int) -> None:
-        """Take note that a file does not hold the offset at which the master wants it."""
-        self._rotation.shortened(file, offset)
+    def shortened(self, file: LogFile, offset: int) -> bool:
+        """Take note that a file does not hold the offset at which the master wants it; tell whether it goes on."""
+        return self._rotation.shortened(file, offset)
 
     def resumed(self, file: LogFile, offset: int) -> None:
         """Take note of where a file's stream goes on."""

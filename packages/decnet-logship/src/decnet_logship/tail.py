@@ -194,8 +194,13 @@ class LogFile:
             self.acked_bytes = position
         return is_there
 
-    def seek(self, offset: int) -> bool:
+    def seek(self, offset: int, *, anyway: bool = False) -> bool:
         """Read on at an offset of the stream, everything before it being acknowledged.
+
+        Args:
+            offset: where.
+            anyway: go on though no line of this file ends there. The master's did, so the next one begins there; in a
+                file with a label, whose offsets are counted in lines, what is left of the line is a hole.
 
         Returns:
             False when the file ends before it, or has another line there than the one that the master has.
@@ -206,7 +211,9 @@ class LogFile:
         """
         self._marks.clear()
         try:
-            found = self._seek_labelled(offset) if self.label else self._seek_plain(offset)
+            found = (
+                self._seek_labelled(offset, anyway=anyway) if self.label else self._seek_plain(offset, anyway=anyway)
+            )
             self.prove()
         except OSError as cause:
             raise _unreadable(self.path, cause) from cause
@@ -319,12 +326,12 @@ class LogFile:
         self._searched = at
         return -1
 
-    def _seek_plain(self, offset: int) -> bool:
+    def _seek_plain(self, offset: int, *, anyway: bool) -> bool:
         """Without a label, both positions are the same number."""
         if offset > self._size():
             return False
         self._stand(offset, offset)
-        if offset == 0 or self._pread(1, offset - 1) == b"\n":
+        if anyway or offset == 0 or self._pread(1, offset - 1) == b"\n":
             return True
         start = offset - self._shortest_cut
         if start < 0 or b"\n" in self._pread(offset - start, start):
@@ -332,8 +339,9 @@ class LogFile:
         end = self._line_end(offset)
         return end >= 0 and self._stand(end + 1, end + 1, rest=end + 1 - offset)
 
-    def _seek_labelled(self, offset: int) -> bool:
+    def _seek_labelled(self, offset: int, *, anyway: bool) -> bool:
         """Count the lines from the last known position, or from the beginning."""
+        shortest = 0 if anyway else self._shortest_cut
         stream_at, file_at = (self._stream_at, self._file_at) if self._stream_at <= offset else (0, 0)
         label = len(self.label)
         while stream_at < offset:
@@ -352,7 +360,7 @@ class LogFile:
             self._searched = 0
             end = self._line_end(file_at)
             rest = stream_at + label + (end - file_at) + 1 - offset
-            if end < 0 or (rest > 0 and end - file_at < self._shortest_cut):
+            if end < 0 or (rest > 0 and end - file_at < shortest):
                 return False
             if rest > 0:
                 return self._stand(offset + rest, end + 1, rest=rest)
