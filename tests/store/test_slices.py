@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
+import sqlite3
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +17,7 @@ from decnet_master.store.derived_tables import DERIVED
 from decnet_master.store.engine import Database, database_url
 from decnet_master.store.ingest import LETTER_BYTES, LETTERS_KEPT
 from decnet_master.store.schema import dead_letters
-from decnet_master.store.slices import DAY_MICROS, SLICE_BITS
+from decnet_master.store.slices import DAY_MICROS, SLICE_BITS, Slices
 from decnet_master.store.values import micros
 from tests.store.samples import an_event
 from tests.store.test_derived import derived_of, rebuilt
@@ -152,6 +156,35 @@ async def test_two_may_expire_while_a_third_stores(store: Store, url: str) -> No
         )
     assert sum(count or 0 for count in counts) == 900
     assert len(await seqs(store)) == 301
+
+
+@pytest.mark.parametrize("stretch_rows", [3, 1000])
+async def test_a_table_is_walked_over_to_its_end(store: Store, url: str, stretch_rows: int) -> None:
+    feed = Feed(store)
+    secret = {"event_type": "credential.tried", "fields": {"user": "root", "password": "x"}}
+    for number in range(8):
+        who = {"src_ip": f"192.0.2.{number % 6}", "decky": f"d{number}", "session": f"s{number}"}
+        await feed.at(MONDAY + (number * 7 % 3) * DAY, **who, **secret)
+    limit = micros(MONDAY + DAY)
+    before = await derived_of(url)
+    received = {table.name: list(table.columns.keys()).index("received_at") for table in DERIVED}
+    wanted = {name: [row for row in rows if row[received[name]] >= limit] for name, rows in before.items()}
+    assert all(len(wanted[name]) < len(before[name]) for name in ("attacker_deckies", "sessions", "credential_uses"))
+    database = Database(database_url(url), 1)
+    await Slices(database, stretch_rows).expire(limit)
+    await database.close()
+    assert await derived_of(url) == wanted
+
+
+async def test_nothing_to_expire_takes_no_lock(tmp_path: Path, sqlite_template: Path) -> None:
+    path = tmp_path / "decnet.sqlite3"
+    shutil.copy(sqlite_template, path)
+    async with await Store.open(f"sqlite:///{path}", connections=1) as store:
+        await Feed(store).at(MONDAY, src_ip="192.0.2.1", session="s")
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as ingester:
+            ingester.execute("BEGIN IMMEDIATE")
+            async with asyncio.timeout(5):  # who waits for the lock waits ten seconds
+                assert await store.slices.expire(micros(MONDAY)) == 0
 
 
 @pytest.mark.postgres

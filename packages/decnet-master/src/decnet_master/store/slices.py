@@ -12,15 +12,19 @@ whatever is read by `seq` touches only the partitions that hold it. Expiring dro
 same range in chunks, each a short transaction.
 
 With the events of an expired day go attackers, sessions and credentials that nobody has touched since, and its dead
-letters. A derived row that lives on keeps its sums, of events that are gone too.
+letters. A derived row that lives on keeps its sums, of events that are gone too. Those rows are found by walking over
+each table in stretches of its primary key, read without a lock; only a stretch that holds some is written to. An index
+on `received_at` would find them sooner, once an hour; but it would have to be moved with every row that the ingester
+touches, which costs it more than that.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Table, delete, func, insert, select, text, tuple_
+from sqlalchemy import Table, delete, exists, func, insert, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from decnet_master.store.derived_tables import DERIVED
@@ -34,6 +38,9 @@ DAY_MICROS = 24 * 3600 * 1_000_000
 
 CHUNK_ROWS = 5_000
 """Deleted at a time on SQLite, whose one write lock the ingester waits for meanwhile: some 50 ms."""
+
+STRETCH_ROWS = 5_000
+"""Rows of a table that one transaction may look through, and delete."""
 
 PAUSE_SECS = 0.05
 """Between two chunks. Who waits for SQLite's write lock is not woken but looks again, in its first quarter of a second
@@ -91,8 +98,9 @@ async def slice_for(
 class Slices:
     """The room of the days: which there are, and letting the old ones go."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, stretch_rows: int = STRETCH_ROWS) -> None:
         self._database = database
+        self._stretch_rows = stretch_rows
 
     async def all(self) -> list[Slice]:
         """List the slices, oldest first."""
@@ -149,13 +157,21 @@ class Slices:
             await asyncio.sleep(PAUSE_SECS)
 
     async def _delete_stale(self, table: Table, before: int) -> None:
+        """Walk over a table in the order of its key and delete what nobody touched since, a stretch at a time."""
         keys = tuple(table.primary_key.columns)
-        untouched = table.c.received_at < before
-        stale = select(*keys).where(untouched).limit(CHUNK_ROWS)
-        # Twice: PostgreSQL looks again at a row that the ingester held when it was chosen, but not into the subquery.
-        chunk = delete(table).where(tuple_(*keys).in_(stale), untouched)
+        key, untouched = tuple_(*keys), table.c.received_at < before
+        stretch = select(*keys).order_by(*keys).offset(self._stretch_rows - 1).limit(1)
+        last: tuple[Any, ...] | None = None
         while True:
-            async with self._database.write() as connection:
-                if not (await connection.execute(chunk)).rowcount:  # fewer than a chunk may be for such rows alone
-                    return
-            await asyncio.sleep(PAUSE_SECS)
+            behind = [] if last is None else [key > tuple_(*last)]
+            async with self._database.read() as connection:
+                end = (await connection.execute(stretch.where(*behind))).one_or_none()
+                within = behind if end is None else [*behind, key <= tuple_(*end)]
+                is_stale = (await connection.execute(select(exists().where(*within, untouched)))).scalar_one()
+            if is_stale:
+                async with self._database.write() as connection:
+                    await connection.execute(delete(table).where(*within, untouched))
+                await asyncio.sleep(PAUSE_SECS)
+            if end is None:
+                return
+            last = tuple(end)
