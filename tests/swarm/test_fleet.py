@@ -16,7 +16,7 @@ from decnet_core.fleet import DeckyPhase
 from decnet_core.identity import Role
 from decnet_master.store import Store
 from decnet_master.swarmctl import dispatch
-from tests.swarm.agents import DictionaryAgent, joined
+from tests.swarm.agents import JoinedAgent, joined
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ async def stack():
 
 async def worker(
     name: str, controller: httpx.AsyncClient, stack: AsyncExitStack, folder: Path, role: Role = Role.AGENT
-) -> DictionaryAgent:
+) -> JoinedAgent:
     answer = await controller.post("/hosts", json={"name": name})
     token = JoinToken.parse(answer.json()["token"])
     return await stack.enter_async_context(joined(token, folder, role=role))
@@ -233,7 +233,7 @@ async def test_check_tells_who_answers(controller: httpx.AsyncClient, stack: Asy
         await worker("w2", controller, short, tmp_path)
     results = {row["host"]: row for row in (await controller.post("/hosts/check")).json()["results"]}
     assert results["w1"]["ok"]
-    assert results["w1"]["engine"] == "20.10"
+    assert results["w1"]["engine"] == "20.10.24"
     assert not results["w2"]["ok"]
 
 

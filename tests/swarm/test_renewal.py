@@ -30,7 +30,7 @@ from decnet_master.settings import MasterSettings
 from decnet_master.store import Store
 from decnet_master.swarmctl import app as swarmctl
 from tests.pki.world import Ca
-from tests.swarm.agents import DictionaryAgent, joined
+from tests.swarm.agents import JoinedAgent, joined
 from tests.swarm.master import controller_client, port_of, running
 
 
@@ -273,7 +273,7 @@ class Fleet:
 
     def __init__(self, controller: httpx.AsyncClient, folder: Path, stack: AsyncExitStack) -> None:
         self.controller, self._folder, self._stack = controller, folder, stack
-        self.agents: dict[str, DictionaryAgent] = {}
+        self.agents: dict[str, JoinedAgent] = {}
 
     async def join(self, name: str) -> None:
         token = await token_for(self.controller, name)
