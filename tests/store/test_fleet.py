@@ -174,3 +174,29 @@ async def test_a_worker_s_words_are_bounded_and_storable(store: Store) -> None:
     assert decky.error == words[:MAX_ERROR_CHARS]
     await store.hosts.seen("w1", "\0" * 1_000_000, NOW)
     assert (await store.hosts.get("w1")).version == "\0" * MAX_VERSION_CHARS
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_what_each_worker_shall_run_is_read_at_once(store: Store) -> None:
+    assert await store.fleet.of_workers(["w1", "w2", "w9"]) == (0, {})
+    first, second, _unplaced = [await store.fleet.next_generation(NOW) for _ in range(3)]
+    await store.fleet.place(first, [("w1", spec("d1")), ("w1", spec("d2")), ("w2", spec("d3"))])
+    await store.fleet.place(second, [("w1", spec("d1")), ("w2", spec("d3"))])
+    newest, fleets = await store.fleet.of_workers(["w1", "w2", "w9"])
+    assert newest == second
+    assert {host: fleet.generation for host, fleet in fleets.items()} == {"w1": second, "w2": first}
+    assert [decky.spec.name for decky in fleets["w1"].wanted] == ["d1"]
+    assert [decky.spec.name for decky in fleets["w1"].lingering] == ["d2"]
+    assert (await store.fleet.of_workers(["w2"]))[1].keys() == {"w2"}
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_what_is_seen_of_older_deckies_changes_nothing(store: Store) -> None:
+    first, second = [await store.fleet.next_generation(NOW) for _ in range(2)]
+    await store.fleet.place(first, [("w1", spec("d1")), ("w2", spec("d1x"))])
+    await store.fleet.place(second, [("w1", spec("d1")), ("w1", spec("d2"))])
+    async with store._database.write() as connection:
+        await store.fleet.observe(connection, [])
+        seen = [("w1", first, state("d1", DeckyPhase.STOPPED)), ("w1", first, state("d2")), ("w9", first, state("d1"))]
+        await store.fleet.observe(connection, seen)
+    assert [(p.spec.name, p.phase) for p in await store.fleet.current()] == [("d1", DeckyPhase.STOPPED), ("d2", None)]

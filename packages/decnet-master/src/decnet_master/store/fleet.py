@@ -9,7 +9,7 @@ generation than a decky's own change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -58,6 +58,19 @@ class PlacedDecky:
     contested_by: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerFleet:
+    """What one worker shall run, and what it may still run though it no longer shall; both by name."""
+
+    wanted: tuple[PlacedDecky, ...] = ()
+    lingering: tuple[PlacedDecky, ...] = ()
+
+    @property
+    def generation(self) -> int:
+        """The generation that this worker must have heard of; 0 where nothing is placed on it."""
+        return max((decky.generation for decky in (*self.wanted, *self.lingering)), default=0)
+
+
 class Fleet:
     """The room of the fleet."""
 
@@ -102,6 +115,42 @@ class Fleet:
     async def lingering(self) -> list[PlacedDecky]:
         """List what shall no longer run and has not been reported gone, by host and name."""
         return await self._list(desired=False)
+
+    async def of_workers(self, hosts: Collection[str]) -> tuple[int, dict[str, WorkerFleet]]:
+        """Read the newest generation that was placed (0 before the first), and what each of some workers shall run.
+
+        A worker on which nothing is placed is not in it.
+        """
+        newest = select(func.max(generations.c.number)).where(generations.c.placed)
+        query = select(deckies).where(deckies.c.host.in_(list(hosts))).order_by(deckies.c.host, deckies.c.name)
+        found: dict[str, tuple[list[PlacedDecky], list[PlacedDecky]]] = {}
+        async with self._database.read() as connection:
+            generation = (await connection.execute(newest)).scalar_one_or_none() or 0
+            for row in await connection.execute(query):
+                wanted, lingering = found.setdefault(row.host, ([], []))
+                (wanted if row.desired else lingering).append(_placed(row))
+        return generation, {host: WorkerFleet(tuple(one), tuple(other)) for host, (one, other) in found.items()}
+
+    async def observe(self, connection: AsyncConnection, seen: Sequence[tuple[str, int, DeckyState]]) -> None:
+        """Note how deckies are, in the caller's transaction.
+
+        Args:
+            connection: in a transaction that may write.
+            seen: worker, the generation that it has, and a decky of it. One that is newer there than that stays.
+        """
+        if not seen:
+            return
+        here = deckies.c.host == bindparam("at_host"), deckies.c.name == bindparam("at_name")
+        change = update(deckies).where(*here, deckies.c.generation <= bindparam("at_most"))
+        names = list(_observed(seen[0][2]))
+        await connection.execute(
+            change.values({name: bindparam(f"new_{name}") for name in names}),
+            [
+                {"at_host": host, "at_name": state.name, "at_most": generation}
+                | {f"new_{name}": value for name, value in _observed(state).items()}
+                for host, generation, state in seen
+            ],
+        )
 
     async def record(self, report: ShardReport) -> None:
         """Note what became of a worker's shard; its words are cut to what is worth keeping."""
