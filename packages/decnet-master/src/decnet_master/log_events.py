@@ -12,6 +12,8 @@ from decnet_master.store.log_events import LOG_EVENTS as STORE
 CONTROL: dict[str, str] = {
     "host.enrolled": "a worker joined with its token and was given its certificates",
     "host.decommissioned": "the operator decommissioned a worker: it and its certificates are refused from now on",
+    "host.labelled": "the operator gave a worker labels, or took some away",
+    "host.limited": "the operator said how many deckies a worker takes",
     "ca.changing": "the operator began to change the CA: both are trusted until the old one is retired",
     "ca.retired": "the operator retired the old CA: what it issued is refused from now on",
     "certificates.renewed": "a worker was given certificates for new keys; those of a repeated request are not new",

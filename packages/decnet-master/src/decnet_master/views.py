@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from decnet_core.fleet import Account, Contract, DeckyPhase
 
 if TYPE_CHECKING:  # the CLI reads these documents and needs no database for it
@@ -16,7 +18,7 @@ if TYPE_CHECKING:  # the CLI reads these documents and needs no database for it
 
 
 class HostView(Contract):
-    """A worker as the master knows it."""
+    """A worker as the master knows it; a `capacity` of None is as many deckies as any takes."""
 
     name: str
     status: str
@@ -25,6 +27,8 @@ class HostView(Contract):
     version: str | None = None
     enrolled_at: datetime | None = None
     seen_at: datetime | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    capacity: int | None = None
 
 
 class HostList(Contract):
@@ -60,22 +64,24 @@ class DeckyList(Contract):
     deckies: tuple[DeckyView, ...]
 
 
+def host_view(host: Host) -> HostView:
+    """Show one host."""
+    return HostView(
+        name=host.name,
+        status=host.status.value,
+        address=host.address,
+        agent_port=host.agent_port,
+        version=host.version,
+        enrolled_at=host.enrolled_at,
+        seen_at=host.seen_at,
+        labels=dict(host.labels),
+        capacity=host.capacity,
+    )
+
+
 def host_list(hosts: Iterable[Host]) -> HostList:
     """Show hosts, in the order given."""
-    return HostList(
-        hosts=tuple(
-            HostView(
-                name=host.name,
-                status=host.status.value,
-                address=host.address,
-                agent_port=host.agent_port,
-                version=host.version,
-                enrolled_at=host.enrolled_at,
-                seen_at=host.seen_at,
-            )
-            for host in hosts
-        )
-    )
+    return HostList(hosts=tuple(map(host_view, hosts)))
 
 
 def decky_list(deckies: Iterable[PlacedDecky]) -> DeckyList:

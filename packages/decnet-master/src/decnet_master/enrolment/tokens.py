@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 
@@ -36,8 +36,10 @@ class TokenMint:
         self._pin = pin
         self._address = address
 
-    async def issue(self, name: str, lifetime: timedelta, now: datetime) -> JoinToken:
-        """Enrol a worker's name and return its token.
+    async def issue(
+        self, name: str, lifetime: timedelta, now: datetime, labels: Mapping[str, str] | None = None
+    ) -> JoinToken:
+        """Enrol a worker's name, with labels, and return its token.
 
         Raises:
             Conflict: the name is taken, stands for the master, or does not fit a certificate.
@@ -55,7 +57,7 @@ class TokenMint:
             host=name,
             expires_at=(now + lifetime).replace(microsecond=0),
         )
-        await self._store.hosts.create(name, token.id, hash_secret(token.secret), token.expires_at, now)
+        await self._store.hosts.create(name, token.id, hash_secret(token.secret), token.expires_at, now, labels=labels)
         log.info("token.issued", host=name, token_id=token.id, expires_at=token.expires_at.isoformat())
         return token
 

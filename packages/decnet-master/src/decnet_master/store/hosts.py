@@ -12,8 +12,8 @@ a decommissioning; a name that enrols again does not bring its old certificates 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -22,10 +22,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from decnet_core.errors import Conflict, NotFound
+from decnet_master.labels import changed
 from decnet_master.store.engine import Database
 from decnet_master.store.joining import ANOTHER_TOKEN, HostStatus, Redemption, redeem
 from decnet_master.store.schema import certificates, hosts, join_tokens
-from decnet_master.store.values import micros, moment, original, storable
+from decnet_master.store.values import json_object, json_text, micros, moment, original, storable
 
 MAX_VERSION_CHARS = 64
 """As in a join request; a worker's status could say more."""
@@ -33,7 +34,12 @@ MAX_VERSION_CHARS = 64
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A worker host; `seen_at` is when it last answered."""
+    """A worker host.
+
+    Attributes:
+        seen_at: when it last answered.
+        labels, capacity: what the operator says of it, see `store.traits`; a capacity of None is as many as any.
+    """
 
     name: str
     status: HostStatus
@@ -44,6 +50,8 @@ class Host:
     created_at: datetime
     enrolled_at: datetime | None
     seen_at: datetime | None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    capacity: int | None = None
 
 
 class Hosts:
@@ -52,24 +60,36 @@ class Hosts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, name: str, token_id: str, token_hash: str, expires_at: datetime, now: datetime) -> Host:
-        """Enrol a host and store its token.
+    async def create(
+        self,
+        name: str,
+        token_id: str,
+        token_hash: str,
+        expires_at: datetime,
+        now: datetime,
+        *,
+        labels: Mapping[str, str] | None = None,
+    ) -> Host:
+        """Enrol a host and store its token; labels are added to those that the name has from before.
 
         A name may be enrolled again when it was decommissioned, or when it never joined and its token has ended or was
         revoked.
 
         Raises:
-            Conflict: the name is taken.
+            Conflict: the name is taken, or has too many labels.
         """
         try:
             async with self._database.write() as connection:
-                query = select(hosts.c.status).where(hosts.c.name == storable(name)).with_for_update()
-                status = (await connection.execute(query)).scalar_one_or_none()
-                values = {"status": HostStatus.ENROLLED.value, "created_at": micros(now)}
-                if status is None:
+                query = select(hosts.c.status, hosts.c.labels).where(hosts.c.name == storable(name)).with_for_update()
+                before = (await connection.execute(query)).one_or_none()
+                values: dict[str, object] = {"status": HostStatus.ENROLLED.value, "created_at": micros(now)}
+                if labels:
+                    kept = json_object(before.labels) if before is not None and before.labels else {}
+                    values["labels"] = json_text(changed(name, kept, labels, ()))
+                if before is None:
                     await connection.execute(insert(hosts).values(name=name, **values))
                 else:
-                    await _clear_for_another(connection, name, HostStatus(status), now)
+                    await _clear_for_another(connection, name, HostStatus(before.status), now)
                     blank = dict.fromkeys(("address", "agent_port", "updater_port", "version", "enrolled_at"))
                     change = update(hosts).where(hosts.c.name == storable(name)).values(**values, **blank, seen_at=None)
                     await connection.execute(change)
@@ -100,7 +120,7 @@ class Hosts:
         async with self._database.read() as connection:
             row = (await connection.execute(select(hosts).where(hosts.c.name == storable(name)))).one_or_none()
         if row is None:
-            raise _unknown(name)
+            raise unknown(name)
         return _host(row)
 
     async def is_active(self, name: str, fingerprint: str | None = None) -> bool:
@@ -164,7 +184,7 @@ class Hosts:
         async with self._database.write() as connection:
             change = update(hosts).where(hosts.c.name == storable(name)).values(status=HostStatus.DECOMMISSIONED.value)
             if (await connection.execute(change)).rowcount == 0:
-                raise _unknown(name)
+                raise unknown(name)
             valid = certificates.c.host == storable(name), certificates.c.revoked_at.is_(None)
             await connection.execute(update(certificates).where(*valid).values(revoked_at=micros(now)))
         return await self.get(name)
@@ -208,6 +228,8 @@ def _host(row: Row[Any]) -> Host:
         created_at=moment(row.created_at),
         enrolled_at=None if row.enrolled_at is None else moment(row.enrolled_at),
         seen_at=None if row.seen_at is None else moment(row.seen_at),
+        labels={} if row.labels is None else json_object(row.labels),
+        capacity=row.capacity,
     )
 
 
@@ -218,5 +240,6 @@ def _taken(name: str) -> Conflict:
     )
 
 
-def _unknown(name: str) -> NotFound:
+def unknown(name: str) -> NotFound:
+    """Tell that there is no such host."""
     return NotFound(f"There is no host {name}", "`decnet-master swarm list` shows them all.")

@@ -64,6 +64,8 @@ hosts = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("enrolled_at", BigInteger),
     Column("seen_at", BigInteger),
+    Column("labels", Text),
+    Column("capacity", Integer),
     CheckConstraint("status IN ('enrolled', 'active', 'decommissioned')", name="status"),
 )
 

@@ -20,6 +20,7 @@ from decnet_master.store.shipping import Shipping
 from decnet_master.store.silence import Silences
 from decnet_master.store.slices import Slices
 from decnet_master.store.tokens import Tokens
+from decnet_master.store.traits import Traits
 from decnet_master.store.users import Users
 
 
@@ -31,6 +32,7 @@ class Store:
         self.hosts = Hosts(database)
         self.certificates = Certificates(database)
         self.tokens = Tokens(database)
+        self.traits = Traits(database)
         self.fleet = Fleet(database)
         self.events = Events(database)
         self.users = Users(database)

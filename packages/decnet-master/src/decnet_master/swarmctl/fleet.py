@@ -19,7 +19,7 @@ from fastapi import APIRouter
 
 from decnet_core.errors import NotFound
 from decnet_core.fleet import DeckyPhase
-from decnet_master.planning import Candidate, FleetRequest, Placement, plan_deploy, plan_teardown, shards
+from decnet_master.planning import FleetRequest, Placement, plan_deploy, plan_teardown, shards
 from decnet_master.store import PlacedDecky, Store
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.hosts import active_hosts
@@ -29,6 +29,7 @@ from decnet_master.swarmctl.messages import (
     TeardownRequest,
     WorkerResult,
 )
+from decnet_master.swarmctl.traits import candidate_of
 from decnet_master.views import DeckyList, decky_list
 
 
@@ -64,8 +65,8 @@ class _Changes:
         async with self._turn:
             current = await self._store.fleet.current()
             lingering = await self._store.fleet.lingering()
-            candidates = [Candidate(host.name) for host in await active_hosts(self._store)]
-            wanted = FleetRequest(request.count, request.services, request.hosts, request.name_prefix)
+            candidates = list(map(candidate_of, await active_hosts(self._store)))
+            wanted = FleetRequest(request.count, request.services, request.hosts, request.name_prefix, request.labels)
             added = plan_deploy(
                 wanted, candidates, _placements(current), secrets.randbits(64), lingering=_placements(lingering)
             )

@@ -51,13 +51,13 @@ def router(
     @routes.post("/hosts", status_code=201)
     async def enroll(request: EnrollRequest) -> EnrollReply:
         lifetime = timedelta(minutes=request.ttl_minutes or token_minutes)
-        token = await mint.issue(request.name, lifetime, datetime.now(UTC))
+        token = await mint.issue(request.name, lifetime, datetime.now(UTC), request.labels)
         return EnrollReply(host=token.host, token=token.encode(), expires_at=token.expires_at)
 
     @routes.post("/hosts/bundle", status_code=201)
     async def bundle(request: BundleRequest) -> BundleReply:
         now = datetime.now(UTC)
-        token = await mint.issue(request.name, BUNDLE_TOKEN, now)
+        token = await mint.issue(request.name, BUNDLE_TOKEN, now, request.labels)
         join = JoinRequest(
             token_id=token.id,
             secret=token.secret,

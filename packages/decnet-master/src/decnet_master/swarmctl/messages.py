@@ -12,8 +12,9 @@ from typing import Annotated
 from pydantic import Field
 
 from decnet_core.enrolment import MAX_CSR_CHARS, Enrolment
-from decnet_core.fleet import Contract, HostName, ServiceName, ShardReport
+from decnet_core.fleet import MAX_DECKIES_PER_SHARD, Contract, HostName, ServiceName, ShardReport
 from decnet_core.identity import Role
+from decnet_master.labels import MAX_LABELS, LabelKey, Labels
 from decnet_master.planning import MAX_FLEET
 
 
@@ -22,6 +23,7 @@ class EnrollRequest(Contract):
 
     name: HostName
     ttl_minutes: Annotated[int, Field(ge=1, le=24 * 60)] | None = None
+    labels: Labels = Field(default_factory=dict)
 
 
 class EnrollReply(Contract):
@@ -63,6 +65,7 @@ class BundleRequest(Contract):
     agent_port: Annotated[int, Field(ge=1, le=0xFFFF)] = 8765
     updater_port: Annotated[int, Field(ge=1, le=0xFFFF)] = 8766
     csrs: Annotated[dict[Role, Annotated[str, Field(max_length=MAX_CSR_CHARS)]], Field(min_length=1)]
+    labels: Labels = Field(default_factory=dict)
 
 
 class BundleReply(Contract):
@@ -71,6 +74,19 @@ class BundleReply(Contract):
     ca_pem: str
     certificates: dict[Role, str]
     enrolment: Enrolment
+
+
+class LabelRequest(Contract):
+    """Give a worker labels and take others away; those not named stay as they are."""
+
+    labels: Labels = Field(default_factory=dict)
+    remove: Annotated[tuple[LabelKey, ...], Field(max_length=MAX_LABELS)] = ()
+
+
+class CapacityRequest(Contract):
+    """Say how many deckies a worker takes: None is as many as any, 0 no more. What it runs stays."""
+
+    capacity: Annotated[int, Field(ge=0, le=MAX_DECKIES_PER_SHARD)] | None
 
 
 class AuthorityView(Contract):
@@ -142,6 +158,7 @@ class DeployRequest(Contract):
     count: Annotated[int, Field(ge=0, le=MAX_FLEET)] = 1
     services: Annotated[tuple[ServiceName, ...], Field(min_length=1, max_length=32)] = ("ssh",)
     hosts: Annotated[tuple[HostName, ...], Field(max_length=1000)] = ()
+    labels: Labels = Field(default_factory=dict)
     name_prefix: Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$")] | None = None
 
 

@@ -19,7 +19,7 @@ from decnet_master.http_app import answer_of, bare_app
 from decnet_master.http_guard import LOOPBACK_NAMES, Bounds, Guard
 from decnet_master.problems import Unauthenticated
 from decnet_master.store import Store
-from decnet_master.swarmctl import fleet, hosts, pki
+from decnet_master.swarmctl import fleet, hosts, pki, traits
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.keeper import IdentityKeeper
 from decnet_master.swarmctl.messages import ControllerHealth
@@ -53,6 +53,7 @@ def controller(
     """
     app = bare_app(strangers=False)
     app.include_router(hosts.router(store, mint, registrar, dispatcher, token_minutes))
+    app.include_router(traits.router(store))
     app.include_router(pki.router(store, keeper, dispatcher))
     app.include_router(fleet.router(store, dispatcher))
 
