@@ -14,7 +14,7 @@ the lines of one.
 
 Failures. A database that does not answer is waited for with a growing delay; nothing is lost meanwhile, the journal
 keeps it. Whether the transaction that failed was committed is then read from the database, never guessed. A row that
-the database refuses (our bug: `lines` should have bounded it) is found by trying each alone, and becomes a dead letter.
+the database refuses (our bug: `lines` should have bounded it) is found and becomes a dead letter, see `refused`.
 
 Cancelling is safe at every await, by the same transaction.
 """
@@ -23,17 +23,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import structlog
 
 from decnet_core.errors import Conflict, LocalProtocolError, RemoteProtocolError, Unavailable
 from decnet_core.logs import shown
-from decnet_master.ingester.lines import Sorted, alone, letter
 from decnet_master.ingester.parts import Part, PartReader
+from decnet_master.ingester.refused import store_without_refused
 from decnet_master.journal.reader import JournalReader, Position
-from decnet_master.store import Store
+from decnet_master.store import DeadLetter, Store
 
 GROWTH = 8
 """How many times larger than `batch_rows` a transaction may be when more waits: beyond, a row costs what it costs."""
@@ -132,13 +132,12 @@ class Ingester:
 
     async def _store_part(self, part: Part, position: Position) -> Position:
         """Store a part; the position to go on from."""
-        lines, after = part.lines, part.after
+        letters, after = part.lines.letters, part.after
         try:
             try:
-                await self._store.ingest.append(lines.load, lines.letters, after, position)
-            except LocalProtocolError:
-                lines = await self._without_refused(part)
-                await self._store.ingest.append(lines.load, lines.letters, after, position)
+                await self._store.ingest.append(part.lines.load, letters, after, position)
+            except LocalProtocolError as cause:
+                letters = await store_without_refused(self._store.ingest, part, position, cause.message)
         except Conflict:
             self._conflicts += 1
             if self._conflicts >= CONFLICTS:
@@ -152,25 +151,8 @@ class Ingester:
         if self._delay_secs != FIRST_DELAY_SECS:
             self._delay_secs = FIRST_DELAY_SECS
             log.info("database.returned")
-        _tell(part, lines)
+        _tell(part, letters)
         return after
-
-    async def _without_refused(self, part: Part) -> Sorted:
-        """Sort a part again, turning the rows that the database refuses into dead letters."""
-        kept = Sorted()
-        for batch in part.batches:
-            for position, line, piece in alone(batch):
-                tried = Sorted()
-                tried.add(piece)
-                reason = await self._store.ingest.refusal(tried.load) if tried.load.records else None
-                if reason is None:
-                    kept.add(piece)
-                else:
-                    log.error("row.refused", reason=reason, identity=shown(batch.identity))
-                    kept.letters.append(letter(batch, position, line, reason))
-            if not batch.lines:
-                kept.add(batch)
-        return kept
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask the database until it answers."""
@@ -200,12 +182,12 @@ class Ingester:
             log.info("journal.segments_deleted", count=deleted, before_segment=limit.segment)
 
 
-def _tell(part: Part, lines: Sorted) -> None:
+def _tell(part: Part, letters: Sequence[DeadLetter]) -> None:
     for batch in part.batches:
         if not batch.lines:
             size_bytes = batch.end - batch.start
             log.warning("journal.hole_passed", identity=shown(batch.identity), size_bytes=size_bytes)
-    if lines.letters:
-        first = lines.letters[0]
-        count = len(lines.letters)
+    if letters:
+        first = letters[0]
+        count = len(letters)
         log.warning("line.refused", count=count, identity=shown(first.identity), reason=first.reason)

@@ -59,6 +59,11 @@ _WRITES = "decnet_writes"
 # serialisation and deadlock, resources, operator intervention and timeouts, system errors; and a lock not available.
 _PASSING_SQLSTATES = ("08", "40", "53", "57", "58", "55P03")
 
+# Those after which it never will, because of what it says: cardinality, data, integrity constraints (by a bare driver;
+# SQLAlchemy's own are left to the room that wrote), and what is larger than the engine takes.
+_REFUSING_SQLSTATES = ("21", "22", "23", "44", "54")
+_REFUSING_SQLITE = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH})
+
 
 def database_url(text: str) -> URL:
     """Read a database's URL: `sqlite:///path` or `postgresql://user@host/name`, with or without our driver's name.
@@ -206,7 +211,9 @@ def failure(cause: BaseException, url: URL) -> DecnetError:
             f"The database {name} does not answer: {words}", "Start it, or wait until it is free again."
         )
     if _is_ours(cause, origin):  # the words may quote the value
-        return LocalProtocolError(f"The database {name} refuses a value that we wrote: {type(origin).__name__}")
+        kind = getattr(origin, "sqlstate", None) or getattr(origin, "sqlite_errorname", None)
+        what = type(origin).__name__ if kind is None else f"{type(origin).__name__}, {kind}"
+        return LocalProtocolError(f"The database refuses a value that we wrote: {what}")
     return DatabaseUnusable(
         f"The database {name} cannot be used: {words}", "Correct database-url, or mend the database."
     )
@@ -237,8 +244,10 @@ def _is_full(origin: BaseException) -> bool:
 
 def _is_ours(cause: BaseException, origin: BaseException) -> bool:
     state = getattr(origin, "sqlstate", None)
-    return isinstance(cause, DataError | OverflowError | UnicodeError) or (
-        isinstance(state, str) and state.startswith("22")  # data exceptions
+    return (
+        isinstance(cause, DataError | OverflowError | UnicodeError)
+        or getattr(origin, "sqlite_errorcode", 0) & 0xFF in _REFUSING_SQLITE
+        or (isinstance(state, str) and state.startswith(_REFUSING_SQLSTATES))
     )
 
 

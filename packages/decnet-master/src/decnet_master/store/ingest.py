@@ -86,19 +86,29 @@ class Ingest:
             Unavailable, RetryLater: the database does not answer. Whether the rows were stored is not known: read
                 the position again.
         """
+        await self.append_apart([load], letters, position, expected)
+
+    async def append_apart(
+        self, loads: Sequence[Load], letters: Sequence[DeadLetter], position: Position, expected: Position
+    ) -> None:
+        """Store several loads in the one transaction of `append`, each by statements of its own."""
         here = (ingest_position.c.segment == expected.segment) & (ingest_position.c.offset == expected.offset)
         move = update(ingest_position).where(here).values(segment=position.segment, offset=position.offset)
         slice_ = self._slice
-        async with self._database.write() as connection:
-            last_seq = (await connection.execute(move.returning(ingest_position.c.last_seq))).scalar()
-            if last_seq is None:
-                raise Conflict(
-                    "Another ingester has moved the position in the journal", "Run one ingester for one database."
-                )
-            if load.records:
-                slice_ = await self._insert(connection, load, last_seq)
-            if letters:
-                await self._insert_letters(connection, letters)
+        try:
+            async with self._database.write() as connection:
+                last_seq = (await connection.execute(move.returning(ingest_position.c.last_seq))).scalar()
+                if last_seq is None:
+                    raise Conflict(
+                        "Another ingester has moved the position in the journal", "Run one ingester for one database."
+                    )
+                for load in loads:
+                    if load.records:
+                        slice_, last_seq = await self._insert(connection, load, last_seq)
+                if letters:
+                    await self._insert_letters(connection, letters)
+        except IntegrityError as cause:
+            raise LocalProtocolError("The database refuses a value that we wrote: a constraint") from cause
         self._slice = slice_
 
     async def add(self, connection: AsyncConnection, load: Load) -> None:
@@ -106,7 +116,8 @@ class Ingest:
         lock = update(ingest_position).values(id=1).returning(ingest_position.c.last_seq)
         await self._insert(connection, load, (await connection.execute(lock)).scalar_one())
 
-    async def _insert(self, connection: AsyncConnection, load: Load, last_seq: int) -> Slice:
+    async def _insert(self, connection: AsyncConnection, load: Load, last_seq: int) -> tuple[Slice, int]:
+        """Store a load; the slice that it went to, and the seq of its last row."""
         sqlite = self._database.is_sqlite
         received_at = max(record[RECEIVED_AT] for record in load.records)
         slice_ = await slice_for(connection, last_seq, received_at, self._slice, sqlite=sqlite)
@@ -115,7 +126,7 @@ class Ingest:
         await connection.execute(update(ingest_position).values(last_seq=new_last))
         await insert_events(connection, load.records, first_seq, sqlite=sqlite)
         await merge(connection, load.tally, sqlite=sqlite)
-        return slice_
+        return slice_, new_last
 
     async def _insert_letters(self, connection: AsyncConnection, letters: Sequence[DeadLetter]) -> None:
         await connection.execute(insert(dead_letters), [_record(letter) for letter in letters])
@@ -136,7 +147,7 @@ class Ingest:
             return await rebuild(connection, sqlite=self._database.is_sqlite)
 
     async def refusal(self, load: Load) -> str | None:
-        """Try a load of one row without keeping it: why the database refuses it, or None when it would not.
+        """Try a load without keeping it: why the database refuses it, or None when it would not.
 
         Raises:
             Unavailable, RetryLater: the database does not answer.
@@ -146,8 +157,10 @@ class Ingest:
                 last_seq = (await connection.execute(select(ingest_position.c.last_seq))).scalar_one()
                 await self._insert(connection, load, last_seq)
                 await connection.rollback()
-        except (LocalProtocolError, IntegrityError) as refused:
-            return str(refused) if isinstance(refused, LocalProtocolError) else "A constraint refuses it"
+        except LocalProtocolError as refused:
+            return refused.message
+        except IntegrityError:
+            return "A constraint of the database refuses it"
         return None
 
     async def dead_letters(self, *, after_seq: int = 0, limit: int = 100) -> list[tuple[int, DeadLetter]]:
