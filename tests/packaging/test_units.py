@@ -12,12 +12,13 @@ import sys
 
 import pytest
 
-from decnet_core.errors import ExitCode
+from decnet_core.errors import ExitCode, IdentityNotBegun
 from decnet_core.settings import RoleSettings
 from tests.packaging.wheels import PROGRAMS, ROOT
 
 FOLDER = ROOT / "systemd"
 BIN = "/opt/decnet/bin/"
+KEYS = "/var/lib/decnet/identities"
 EXPOSURE = {
     "decnet-agent": 18,
     "decnet-logship": 15,
@@ -100,7 +101,32 @@ def test_a_unit_writes_where_the_settings_say(name):
     known = {str(fields[f"{kind}_directory"].default) for kind in ("data", "log", "run")}
     assert set(Unit(name).get_service("ReadWritePaths").split()) <= known
     created = {line.split()[1] for line in (FOLDER / "decnet.tmpfiles.conf").read_text().splitlines() if line[0] == "d"}
-    assert known | {"/etc/decnet"} == created
+    assert known | {"/etc/decnet", KEYS} == created
+
+
+@pytest.mark.parametrize("name", EXPOSURE)
+def test_a_unit_hides_no_folder_of_ours_that_is_missing(name):
+    """Behind a `-` systemd would leave out the protection of a folder that is made later."""
+    keys = ("ReadWritePaths", "ReadOnlyPaths", "InaccessiblePaths")
+    paths = [path for key in keys for path in Unit(name).get_service(key).split()]
+    assert not [path for path in paths if path.startswith("-") and "decnet" in path]
+
+
+@pytest.mark.parametrize("name", sorted({*EXPOSURE} - {"decnet-tap"}))
+def test_a_unit_that_has_a_certificate_waits_for_the_clock(name):
+    unit = Unit(name)["Unit"]
+    assert "time-sync.target" in unit["Wants"].split()
+    assert "time-sync.target" in unit["After"].split()
+
+
+def test_a_clock_that_is_behind_keeps_no_unit_down():
+    for name in EXPOSURE:
+        codes = {int(code) for code in Unit(name).get_service("RestartPreventExitStatus").split()}
+        assert IdentityNotBegun.exit_code not in codes
+
+
+def test_the_folder_of_the_keys_is_the_services_alone():
+    assert f"d {KEYS} 0700 decnet decnet -" in (FOLDER / "decnet.tmpfiles.conf").read_text().splitlines()
 
 
 def test_only_the_tap_is_root_and_it_has_no_network():
@@ -119,9 +145,9 @@ def test_only_the_agent_may_use_the_engine():
 
 def test_on_a_worker_only_the_agent_may_write_the_keys():
     for name in ("decnet-logship", "decnet-updater"):
-        assert Unit(name).get_service("ReadOnlyPaths") == "-/var/lib/decnet/identities"
+        assert Unit(name).get_service("ReadOnlyPaths") == KEYS
     assert not Unit("decnet-agent").get_service("ReadOnlyPaths")
-    assert "/var/lib/decnet/identities" in Unit("decnet-tap").get_service("InaccessiblePaths")
+    assert KEYS in Unit("decnet-tap").get_service("InaccessiblePaths").split()
 
 
 def test_the_user_of_the_units_is_made():

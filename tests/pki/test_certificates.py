@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from decnet_core.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TrustError
+from decnet_core.errors import ConfigError, IdentityNotBegun, LocalProtocolError, RemoteProtocolError, TrustError
 from decnet_core.identity import MASTER, MAX_HOST_LENGTH, Identity, Role
 from decnet_core.pki import certificates, der
 from tests.pki.world import AGENT, CLIENT, DAY, LOGSHIP, SERVER, Ca
@@ -98,10 +98,11 @@ def test_a_leaf_never_outlives_its_issuer(ca, key):
     assert leaf.not_valid_after_utc == ca.certificate.not_valid_after_utc
 
 
-@pytest.mark.parametrize("days", [-1, 365])
-def test_a_ca_issues_only_while_it_is_valid(ca, key, days):
-    with pytest.raises(TrustError, match="not valid at this time"):
+@pytest.mark.parametrize(("days", "error"), [(-1, IdentityNotBegun), (365, TrustError)])
+def test_a_ca_issues_only_while_it_is_valid(ca, key, days, error):
+    with pytest.raises(TrustError, match="CA's certificate is not valid") as refused:
         ca.issue(AGENT, key, NOW + days * DAY)
+    assert type(refused.value) is error
 
 
 def test_a_request_gains_nothing_by_what_it_asks_for(ca, key):

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from decnet_core.errors import ConfigError, TrustError
+from decnet_core.errors import ConfigError, ExitCode, IdentityEnded, IdentityNotBegun, TrustError
 from decnet_core.identity import MASTER, WORKER_ROLES, Identity, Role
 from decnet_core.pki import certificates
 from decnet_core.pki.keystore import KeyStore
@@ -182,6 +182,17 @@ def test_the_dates_count(store, ca, after, message):
     enrol(store, ca)
     with pytest.raises(TrustError, match=message):
         store.load(Role.AGENT, now() + after)
+
+
+def test_only_a_clock_that_is_behind_is_worth_another_try(store, ca):
+    """Units and supervisors start a program again unless it ends with the exit code of lacking trust."""
+    enrol(store, ca)
+    with pytest.raises(IdentityNotBegun) as behind:
+        store.load(Role.AGENT, now() - DAY)
+    assert behind.value.exit_code == ExitCode.UNAVAILABLE
+    with pytest.raises(IdentityEnded) as ended:
+        store.load(Role.AGENT, now() + DAY + timedelta(seconds=2))
+    assert ended.value.exit_code == ExitCode.TRUST
 
 
 def test_an_identity_that_has_expired_for_openssl_too_is_said_to_have(store, ca, tmp_path):

@@ -213,6 +213,20 @@ async def test_one_that_has_ended_is_waited_for_and_one_that_is_missing_is_not(s
     assert [line["event"] for line in logs] == ["identity.awaited"]
 
 
+async def test_one_whose_time_has_not_come_is_waited_for(store, ca):
+    renew(store, ca, AGENT)
+    before = renew(store, ca, AGENT, at=now() + 2 * HOUR, lifetime=HOUR)
+    with capture_logs() as logs:
+        waiting = asyncio.create_task(LiveIdentity.awaited(store, Role.AGENT, 0.01))
+        async with asyncio.timeout(WAIT_SECS):
+            while not logs:
+                await asyncio.sleep(0.01)
+            now_valid = renew(store, ca, AGENT)
+            live = await waiting
+    assert live.stored == now_valid != before
+    assert [line["event"] for line in logs] == ["identity.awaited"]
+
+
 def test_renewal_is_due_at_two_thirds_and_spread(store, ca):
     dues = set()
     for _ in range(20):

@@ -6,7 +6,8 @@
     │   ├── LocalProtocolError                   our own bug: we were about to send or write them
     │   └── RemoteProtocolError                  the peer's: it sent them, or the file holds them
     ├── TrustError                      exit 77  an identity is missing, expired, foreign or not allowed
-    │   └── IdentityEnded               exit 77  our own certificate's time is over
+    │   ├── IdentityEnded               exit 77  our own certificate's time is over
+    │   └── IdentityNotBegun            exit 69  … has not come yet: a clock is wrong, and will be set
     ├── Unavailable                     exit 69  something we need does not answer now
     │   └── RetryLater                  exit 75  … and is known to come back by itself (a full disk, a busy peer)
     ├── Conflict                        exit 5   the state of the world forbids it (name taken, older generation)
@@ -77,6 +78,15 @@ class TrustError(DecnetError):
 
 class IdentityEnded(TrustError):
     """The certificate of an identity of ours is not valid any more: it was not renewed in time."""
+
+
+class IdentityNotBegun(TrustError):
+    """The certificate of an identity of ours is not valid yet: this host's clock is behind, as after a cold start.
+
+    Time mends it, so it is to be tried again: unlike all other lack of trust it does not end a daemon for good.
+    """
+
+    exit_code = ExitCode.UNAVAILABLE
 
 
 class Unavailable(DecnetError):

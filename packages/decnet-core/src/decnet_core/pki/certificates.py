@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from decnet_core.errors import ConfigError, LocalProtocolError, RemoteProtocolError, TrustError
+from decnet_core.errors import ConfigError, IdentityNotBegun, LocalProtocolError, RemoteProtocolError, TrustError
 from decnet_core.identity import MASTER_HOST, MAX_HOST_LENGTH, RESERVED_HOSTS, URI_SCHEME, Identity, Role
 from decnet_core.pki import der
 
@@ -159,6 +159,7 @@ def issue_leaf(
 
     Raises:
         ConfigError: a name that is none, or too many.
+        IdentityNotBegun: the issuer's time has not come.
         TrustError: the identity or a name stands for the master and the other does not; the issuer has ended.
         LocalProtocolError: a naive time, a serial number or a lifetime out of range.
     """
@@ -166,7 +167,10 @@ def issue_leaf(
     if now.tzinfo is None:
         raise LocalProtocolError("A certificate needs an aware time")
     not_after = min(now + lifetime, issuer.not_valid_after_utc)
-    if not issuer.not_valid_before_utc <= now < not_after:
+    if now < issuer.not_valid_before_utc:
+        since = issuer.not_valid_before_utc.isoformat()
+        raise IdentityNotBegun(f"The CA's certificate is not valid before {since}", "Set this host's clock.")
+    if now >= not_after:
         raise TrustError("The CA's certificate is not valid at this time", "Check the clock, or make a new CA.")
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(f"{URI_SCHEME}{identity}")]
     names += [x509.DNSName(name) for name in dict.fromkeys((identity.host, *dns))]

@@ -33,7 +33,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decnet_core.errors import ConfigError, Conflict, IdentityEnded, RemoteProtocolError, TrustError
+from decnet_core.errors import (
+    ConfigError,
+    Conflict,
+    IdentityEnded,
+    IdentityNotBegun,
+    RemoteProtocolError,
+    TrustError,
+)
 from decnet_core.identity import Identity, Role, identity_of_peer
 from decnet_core.pki.der import Usage, fingerprint, usages
 from decnet_core.pki.durable import PUBLIC_MODE, SECRET_MODE, create_file, replace_file, sync_folder
@@ -183,8 +190,9 @@ class KeyStore:
 
         Raises:
             IdentityEnded: expired.
-            TrustError: missing, unreadable, open to others, not yet valid, of another role, or key, certificate and
-                CA do not belong together.
+            IdentityNotBegun: not yet valid.
+            TrustError: missing, unreadable, open to others, of another role, or key, certificate and CA do not belong
+                together.
         """
         folder = self.in_use(role)
         if folder is None:
@@ -272,7 +280,7 @@ def _prove(files: IdentityFiles, role: Role, now: datetime) -> StoredIdentity:
         raise TrustError(f"The certificate of {identity} does not state its usage", advice)
     not_before, not_after = _date(shown["notBefore"]), _date(shown["notAfter"])
     if now < not_before:
-        raise TrustError(
+        raise IdentityNotBegun(
             f"The certificate of {identity} is not valid before {not_before.isoformat()}", "Set this host's clock."
         )
     if now > not_after:

@@ -24,7 +24,7 @@ from typing import Self
 
 import structlog
 
-from decnet_core.errors import DecnetError, IdentityEnded, TrustError
+from decnet_core.errors import DecnetError, IdentityEnded, IdentityNotBegun, TrustError
 from decnet_core.identity import Role
 from decnet_core.pki.keystore import KeyStore, StoredIdentity
 from decnet_core.pki.tls import Clients, client_context, server_context
@@ -66,6 +66,8 @@ class LiveIdentity:
     async def awaited(cls, store: KeyStore, role: Role, every_secs: float = WATCH_SECS) -> Self:
         """Begin with the identity in use; one that has ended is waited for, because another process renews it.
 
+        One whose time has not come is waited for too: the clock is set while a machine starts.
+
         Raises:
             TrustError: missing, damaged, open to others: what no other process mends.
         """
@@ -73,7 +75,7 @@ class LiveIdentity:
         while True:
             try:
                 return cls.open(store, role, _utc_now())
-            except IdentityEnded as error:
+            except (IdentityEnded, IdentityNotBegun) as error:
                 if not told:
                     log.warning("identity.awaited", role=role, reason=error.message)
                     told = True
