@@ -30,8 +30,8 @@ ROOMS = {
         "decnet_agent.master_client",
         "decnet_master.cli.client",
         "decnet_master.cli.probes",
-        "decnet_master.swarmctl.agent_client",
     ),
+    "h11": ("decnet_master.swarmctl.exchange",),
     "argon2": ("decnet_master.passwords",),
     "scapy": (),
     "requests": ENGINE_ROOM,  # what the docker library raises when the engine does not answer

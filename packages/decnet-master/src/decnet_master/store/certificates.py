@@ -12,7 +12,7 @@ is over when each worker was seen with a certificate of the new one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -111,22 +111,34 @@ class Certificates:
 
     async def is_current(self, identity: Identity, fingerprint: str, now: datetime) -> bool:
         """Tell whether a certificate that an identity presented is current, and remember that it was seen."""
+        return bool(await self.current_among([(identity, fingerprint)], now))
+
+    async def current_among(
+        self, presented: Collection[tuple[Identity, str]], now: datetime
+    ) -> frozenset[tuple[Identity, str]]:
+        """Return which certificates of those that identities presented are current, and remember that they were seen.
+
+        Args:
+            presented: identity and fingerprint; at most some thousand.
+            now: aware UTC.
+        """
         query = (
-            select(certificates.c.seen_at)
+            select(certificates.c.fingerprint, certificates.c.identity, certificates.c.seen_at)
             .join(hosts, hosts.c.name == certificates.c.host)
             .where(
-                certificates.c.fingerprint == storable(fingerprint),
-                certificates.c.identity == str(identity),
+                certificates.c.fingerprint.in_([storable(fingerprint) for _, fingerprint in presented]),
                 certificates.c.revoked_at.is_(None),
                 hosts.c.status == HostStatus.ACTIVE.value,
             )
         )
         async with self._database.read() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        if row is not None and row.seen_at is None:
+            rows = {(row.identity, row.fingerprint): row.seen_at for row in await connection.execute(query)}
+        current = {one: (str(one[0]), storable(one[1])) for one in presented}
+        unseen = [one[1] for one, key in current.items() if key in rows and rows[key] is None]
+        if unseen:
             async with self._database.write() as connection:
-                await _see(connection, fingerprint, now)
-        return row is not None
+                await _see(connection, unseen, now)
+        return frozenset(one for one, key in current.items() if key in rows)
 
     async def standings(self) -> list[Standing]:
         """Tell of each active host, by name, which certificates its agent has."""
@@ -171,12 +183,12 @@ async def _holder(connection: AsyncConnection, holder: Identity, fingerprint: st
     )
     if (await connection.execute(query)).scalar_one_or_none() != str(holder):
         raise TrustError(f"{holder} may not renew: its certificate is not one that is current here", _JOIN_AGAIN)
-    await _see(connection, fingerprint, now)
+    await _see(connection, [fingerprint], now)
     return None if host.address is None else original(host.address)
 
 
-async def _see(connection: AsyncConnection, fingerprint: str, now: datetime) -> None:
-    unseen = certificates.c.fingerprint == storable(fingerprint), certificates.c.seen_at.is_(None)
+async def _see(connection: AsyncConnection, fingerprints: Collection[str], now: datetime) -> None:
+    unseen = certificates.c.fingerprint.in_(list(map(storable, fingerprints))), certificates.c.seen_at.is_(None)
     await connection.execute(update(certificates).where(*unseen).values(seen_at=micros(now)))
 
 

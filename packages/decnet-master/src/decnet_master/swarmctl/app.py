@@ -20,7 +20,7 @@ from decnet_core import daemon
 from decnet_core.daemon import Ready
 from decnet_core.endpoints import Endpoint, listen
 from decnet_core.errors import ConfigError
-from decnet_core.identity import Identity, Role
+from decnet_core.identity import Role
 from decnet_core.pki.keystore import KeyStore
 from decnet_core.pki.live import LiveIdentity
 from decnet_core.pki.tls import Clients
@@ -33,6 +33,7 @@ from decnet_master.http_server import serve
 from decnet_master.settings import MasterSettings
 from decnet_master.store import Store
 from decnet_master.swarmctl.agent_client import AgentClient
+from decnet_master.swarmctl.currency import CurrentCertificates
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.keeper import IdentityKeeper
 from decnet_master.swarmctl.routes import controller
@@ -72,7 +73,7 @@ class App:
         identity = LiveIdentity.open(KeyStore(settings.identities_directory), Role.MASTER, now)
         bound = _endpoint(self.enrolment_socket)
         async with await Store.open(settings.database) as store:
-            agents = AgentClient(identity.client_context, partial(_is_current, store))
+            agents = AgentClient(identity.client_context, CurrentCertificates(store))
             dispatcher = Dispatcher(agents, store)
             registrar = Registrar(store, issuer, Endpoint.parse(settings.listener_address).port)
             keeper = IdentityKeeper(issuer, identity)
@@ -122,10 +123,6 @@ def build(settings: MasterSettings) -> App:
         Unavailable: an address cannot be listened on.
     """
     return App(settings)
-
-
-async def _is_current(store: Store, identity: Identity, fingerprint: str) -> bool:
-    return await store.certificates.is_current(identity, fingerprint, datetime.now(UTC))
 
 
 def _loopback(address: Endpoint) -> Endpoint:
