@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from decnet_agent import __version__
@@ -32,23 +33,17 @@ def run(arguments: list[str]) -> int | None:
         DecnetError: it cannot be done.
     """
     chosen = _parser().parse_args(arguments)
-    match chosen.verb:
-        case "join":
-            return _join(chosen)
-        case "renew":
-            return _renew(chosen)
-        case "serve":
-            return _serve(chosen)
-        case "tap":
-            return _tap()
-        case "status":
-            from decnet_agent.inspection import print_status  # noqa: PLC0415 - see above
-
-            return print_status(_settings(), as_json=chosen.json)
-        case _:
-            from decnet_agent.inspection import examine  # noqa: PLC0415 - see above
-
-            return examine(_settings())
+    verbs: dict[str, Callable[[argparse.Namespace], int | None]] = {
+        "join": _join,
+        "renew": _renew,
+        "setup": _setup,
+        "seen": _seen,
+        "serve": _serve,
+        "tap": _tap,
+        "status": _status,
+        "doctor": _doctor,
+    }
+    return verbs[chosen.verb](chosen)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,6 +68,13 @@ def _parser() -> argparse.ArgumentParser:
         "renew", help="renew this worker's certificates, if that is due; `serve` does it by itself"
     )
     renew.add_argument("--now", action="store_true", help="renew them though it is not due")
+    setup = verbs.add_parser("setup", help="make user, folders, configuration and units of a worker (root)")
+    setup.add_argument("--programs", metavar="DIR", help="where the units start the programs from; default: this one's")
+    setup.add_argument(
+        "--without", action="append", default=[], choices=("logship", "tap", "updater"), help="a unit to leave out"
+    )
+    seen = verbs.add_parser("seen", help="ask the master whether it reaches this agent")
+    seen.add_argument("--wait", type=float, default=0.0, metavar="SECS", help="ask again for so long")
     serve = verbs.add_parser("serve", help="run the agent")
     serve.add_argument("--no-forwarder", action="store_true", help="do not bring up decnet-logship beside the agent")
     serve.add_argument("--no-tap", action="store_true", help="do not bring up the tap beside the agent")
@@ -99,6 +101,24 @@ def _renew(chosen: argparse.Namespace) -> int | None:
         print(f"The certificates of {done.agent.identity.host} were renewed: {until}.")  # noqa: T201
     else:
         print(f"Nothing is due before {renewal_due(done.agent):%Y-%m-%d %H:%M} UTC: {until}.")  # noqa: T201
+    return None
+
+
+def _setup(chosen: argparse.Namespace) -> int | None:
+    from pathlib import Path  # noqa: PLC0415 - see above
+
+    from decnet_agent.host_setup import install  # noqa: PLC0415 - see above
+
+    programs = Path(chosen.programs or Path(sys.argv[0]).absolute().parent)
+    for step in install(programs, frozenset(chosen.without)):
+        print(f"{step.what}: {step.outcome}")  # noqa: T201
+    return None
+
+
+def _seen(chosen: argparse.Namespace) -> int | None:
+    from decnet_agent.seen import be_seen  # noqa: PLC0415 - see above
+
+    print(f"The master reaches the agent of {be_seen(_settings(), chosen.wait)}.")  # noqa: T201
     return None
 
 
@@ -169,7 +189,7 @@ def _serve(chosen: argparse.Namespace) -> int | None:
     return None
 
 
-def _tap() -> int | None:
+def _tap(_chosen: argparse.Namespace) -> int | None:
     import asyncio  # noqa: PLC0415 - see above
 
     from decnet_agent.tap.app import serve  # noqa: PLC0415 - see above
@@ -182,3 +202,15 @@ def _tap() -> int | None:
     logs.configure("tap", level=settings.log_level, file=file)
     asyncio.run(serve(settings.run_directory, settings.data_directory))
     return None
+
+
+def _status(chosen: argparse.Namespace) -> int | None:
+    from decnet_agent.inspection import print_status  # noqa: PLC0415 - see above
+
+    return print_status(_settings(), as_json=chosen.json)
+
+
+def _doctor(_chosen: argparse.Namespace) -> int | None:
+    from decnet_agent.inspection import examine  # noqa: PLC0415 - see above
+
+    return examine(_settings())

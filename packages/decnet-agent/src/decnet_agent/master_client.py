@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from decnet_core.endpoints import Endpoint
-from decnet_core.enrolment import JoinReply, JoinRequest, RenewReply, RenewRequest
+from decnet_core.enrolment import JoinReply, JoinRequest, RenewReply, RenewRequest, SeenReply
 from decnet_core.errors import Conflict, DecnetError, RemoteProtocolError, RetryLater, TrustError, Unavailable
 from decnet_core.identity import MASTER_HOST
 from decnet_core.logs import shown
@@ -99,6 +99,25 @@ def confirm(master: Endpoint, tls: ssl.SSLContext) -> None:
     answer = _send(master, tls, "GET", "/renewed", None)
     if answer.status != 204:
         raise _refusal(answer, "renew")
+
+
+def ask_to_be_seen(master: Endpoint, tls: ssl.SSLContext) -> SeenReply:
+    """Have the master call this worker's agent, over a connection that shows its certificate.
+
+    Raises:
+        TrustError: the master refuses this worker, or who answers does not hold our CA's certificate.
+        Unavailable: nobody answers; trying again is harmless.
+        RemoteProtocolError: the answer is none of a master.
+    """
+    answer = _send(master, tls, "POST", "/seen", b"")
+    if answer.status != 200:
+        raise _refusal(answer, "be seen")
+    try:
+        return SeenReply.model_validate_json(answer.content)
+    except ValidationError:
+        raise RemoteProtocolError(
+            "The master's answer cannot be read", "Install the same release on the master and on this worker."
+        ) from None
 
 
 def _send(master: Endpoint, tls: ssl.SSLContext, method: str, path: str, body: bytes | None) -> Answer:

@@ -15,6 +15,8 @@ The order on the wire, over TLS to the enrolment address:
 Renewing goes to the same address, on a connection on which the worker shows its agent's certificate: `POST /renew` with
 CSRs for new keys. The same keys get the same certificates again. When they are stored, `GET /renewed` on a connection
 that shows the new one tells the master so: it must know which workers have learnt of a new CA.
+
+A worker that has just been installed asks with the same certificate whether the master reaches its agent: `POST /seen`.
 """
 
 from __future__ import annotations
@@ -108,6 +110,14 @@ class RenewReply(Contract):
     host: WorkerName
     ca_pem: str
     certificates: dict[Role, str]
+
+
+class SeenReply(Contract):
+    """Whether the master reached the agent that asked, and else what it met, as an operator would be told."""
+
+    ok: bool
+    error: Annotated[str, Field(max_length=1000)] = ""
+    advice: Annotated[str, Field(max_length=1000)] = ""
 
 
 class Enrolment(Contract):

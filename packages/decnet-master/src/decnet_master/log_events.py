@@ -21,6 +21,8 @@ CONTROL: dict[str, str] = {
     "peer.refused": "a peer's certificate is of our CA and names no identity that may call",
     "renewal.refused": "somebody asked for new certificates and was refused",
     "token.revoked": "the operator revoked a join token",
+    "bundle.offered": "a host without anything showed an open join token and was told which wheels it is sent",
+    "bundle.refused": "a host asked for wheels and was refused, for its token or for lack of wheels that fit it",
     "join.refused": "somebody asked to join and was refused",
     "api.started": "the API listens",
     "controller.started": "the controller and the enrolment endpoint listen",

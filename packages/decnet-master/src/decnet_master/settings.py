@@ -5,6 +5,7 @@ agree:
 
     <data-directory>/ca/                  the certificate authority
     <data-directory>/identities/          the master's own identity
+    <data-directory>/bundles/             wheels for new workers
     <data-directory>/journal/             what the listener received and the ingester has not stored yet
     <data-directory>/controller.secret    what the operator's CLI shows the controller (0600)
     <data-directory>/api.secret           what signs the API's session tokens (0600)
@@ -71,6 +72,11 @@ class MasterSettings(RoleSettings):
     def ca_directory(self) -> Path:
         """The folder of the certificate authority."""
         return self.data_directory / "ca"
+
+    @property
+    def bundles_directory(self) -> Path:
+        """The folder of the wheels that new workers are sent."""
+        return self.data_directory / "bundles"
 
     @property
     def identities_directory(self) -> Path:

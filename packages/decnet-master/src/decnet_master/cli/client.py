@@ -20,6 +20,7 @@ from decnet_master import secret_files
 from decnet_master.problems import error_of
 from decnet_master.settings import MasterSettings
 from decnet_master.swarmctl.messages import (
+    BootstrapOffer,
     BundleReply,
     BundleRequest,
     CheckReply,
@@ -83,6 +84,10 @@ class Controller:
     def enroll(self, name: str, ttl_minutes: int | None) -> EnrollReply:
         """Make a join token."""
         return self._call("POST", "/hosts", EnrollReply, EnrollRequest(name=name, ttl_minutes=ttl_minutes))
+
+    def bootstrap(self) -> BootstrapOffer:
+        """Ask what bare hosts can be sent."""
+        return self._call("GET", "/bootstrap", BootstrapOffer)
 
     def bundle(self, request: BundleRequest) -> BundleReply:
         """Enrol a worker whose keys were made here."""

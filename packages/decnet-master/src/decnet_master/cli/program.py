@@ -10,7 +10,7 @@ import typer
 
 from decnet_core.program import EXIT_CODES
 from decnet_master import __version__
-from decnet_master.cli import daemons, database, evidence, fleet, journal, overview, pki, setup, swarm
+from decnet_master.cli import daemons, database, evidence, fleet, journal, overview, pki, setup, swarm, wheels
 
 
 def run() -> None:
@@ -34,6 +34,7 @@ def _application() -> typer.Typer:
     for room in (setup, daemons, fleet, evidence, overview):
         room.add_to(app)
     app.add_typer(swarm.group(), name="swarm")
+    app.add_typer(wheels.group(), name="bundle")
     app.add_typer(pki.group(), name="pki")
     app.add_typer(database.group(), name="db")
     app.add_typer(journal.group(), name="journal")

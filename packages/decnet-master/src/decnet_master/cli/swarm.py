@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from decnet_core.identity import is_host_name
+from decnet_master.cli import bootstrap as bootstrapping
 from decnet_master.cli import terminal, tokens
+from decnet_master.cli.bootstrap import Part
 from decnet_master.cli.outcome import judge
 from decnet_master.settings import MasterSettings
 
@@ -28,6 +30,7 @@ def group() -> typer.Typer:
 
 def _enroll(
     name: Annotated[str, typer.Argument(help="The worker's name: one host label.")],
+    *,
     ttl_minutes: Annotated[int | None, typer.Option(min=1, max=1440, help="How long the token may be used.")] = None,
     out_dir: Annotated[
         Path | None, typer.Option(help="Write keys and certificates into this new folder, instead of a token.")
@@ -35,12 +38,28 @@ def _enroll(
     address: Annotated[
         str | None, typer.Option(help="With --out-dir: where the master reaches the worker, if that is known.")
     ] = None,
+    bootstrap: Annotated[
+        bool, typer.Option("--bootstrap", help="Print one line that makes a bare host a worker, when pasted there.")
+    ] = False,
+    without: Annotated[
+        list[Part] | None, typer.Option(help="With --bootstrap: leave this part out; may be given again.")
+    ] = None,
+    install_docker: Annotated[
+        bool, typer.Option("--install-docker", help="With --bootstrap: install Debian's docker.io if need be.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make a one-time token with which a worker joins; or, offline, a folder with its keys and certificates."""
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
     _check_name(name)
+    if not bootstrap and (without or install_docker):
+        raise typer.BadParameter("--without and --install-docker go with --bootstrap")
+    if bootstrap:
+        if out_dir is not None or address is not None:
+            raise typer.BadParameter("--out-dir and --address do not go with --bootstrap")
+        bootstrapping.enroll(name, ttl_minutes, without or [], install_docker=install_docker, as_json=as_json)
+        return
     if out_dir is not None:
         if ttl_minutes is not None:
             raise typer.BadParameter("--ttl-minutes is for a token, and --out-dir makes none")

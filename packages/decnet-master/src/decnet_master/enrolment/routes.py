@@ -1,4 +1,4 @@
-"""The endpoint that workers join and renew at. It has four routes, no pages about itself, and no state of its own.
+"""The endpoint that workers join and renew at. It has no pages about itself, and no state of its own.
 
     GET  /ca        the CA, to whoever asks
     POST /join      a token for certificates
@@ -6,7 +6,8 @@
     GET  /renewed   that worker shows that it uses them
 
 The first two are a stranger's, the others want a certificate. All are at one port, because a worker's firewall knows
-one: a certificate is asked for and nobody has to have one, but one that is shown must be of our CA.
+one: a certificate is asked for and nobody has to have one, but one that is shown must be of our CA. What hosts are
+given that have nothing yet is a room of its own, `decnet_master.bootstrap`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from starlette.types import ASGIApp
 from decnet_core.enrolment import JoinRequest, RenewReply, RenewRequest
 from decnet_core.errors import DecnetError
 from decnet_core.peer import peer_in
+from decnet_master.bootstrap.routes import Bootstrap
 from decnet_master.enrolment.registrar import Registrar
 from decnet_master.http_app import bare_app
 from decnet_master.http_guard import Bounds, Guard
@@ -31,7 +33,7 @@ BOUNDS = Bounds(body_bytes=64 * 1024, body_secs=10.0)
 """Three requests for RSA-4096 keys are 6 KiB."""
 
 LIMITS = Limits(connections=64, connection_secs=30.0)
-"""A worker needs two short connections, once."""
+"""A worker needs two short connections to join; a wheel that does not come within one is read on in the next."""
 
 TRIES = 10
 TRY_EVERY_SECS = 6.0
@@ -45,9 +47,11 @@ asks without end must not fill the database."""
 log = structlog.get_logger()
 
 
-def endpoint(registrar: Registrar) -> ASGIApp:
-    """Put the endpoint together."""
+def endpoint(registrar: Registrar, bootstrap: Bootstrap | None = None) -> ASGIApp:
+    """Put the endpoint together; without the second argument it does not serve bare hosts."""
     app = bare_app()
+    if bootstrap is not None:
+        bootstrap.add_to(app)
     tries = RateLimit(TRIES, TRY_EVERY_SECS)
     renewals = RateLimit(RENEWALS, RENEWAL_EVERY_SECS, total_factor=1000)
 

@@ -6,6 +6,7 @@ name may be enrolled again at once. Making and redeeming a token are the hosts' 
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -13,9 +14,10 @@ from typing import Any
 
 from sqlalchemy import Row, select, update
 
-from decnet_core.errors import Conflict, NotFound
+from decnet_core.errors import Conflict, NotFound, TrustError
 from decnet_master.store.engine import Database
-from decnet_master.store.schema import join_tokens
+from decnet_master.store.joining import ANOTHER_TOKEN, HostStatus
+from decnet_master.store.schema import hosts, join_tokens
 from decnet_master.store.values import micros, moment, original, storable
 
 
@@ -26,6 +28,9 @@ class TokenState(StrEnum):
     USED = "used"
     REVOKED = "revoked"
     ENDED = "ended"
+
+
+_REFUSED = {TokenState.USED: "was used already", TokenState.REVOKED: "was revoked", TokenState.ENDED: "has ended"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,29 @@ class Tokens:
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
         return [_token(row, now) for row in rows]
+
+    async def holder(self, token_id: str, secret_hash: str, now: datetime) -> str:
+        """Return the host that an open token is for, and leave the token as it is.
+
+        Raises:
+            TrustError: it is not known, was used or revoked, or has ended.
+        """
+        query = (
+            select(join_tokens, hosts.c.status)
+            .join(hosts, hosts.c.name == join_tokens.c.host)
+            .where(join_tokens.c.id == storable(token_id))
+        )
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        # As when it is redeemed: nobody learns which tokens exist.
+        if row is None or not hmac.compare_digest(row.secret_hash, secret_hash):
+            raise TrustError("This join token is not known", ANOTHER_TOKEN)
+        state = _token(row, now).state
+        if state is TokenState.OPEN and row.status != HostStatus.ENROLLED:
+            state = TokenState.ENDED
+        if state is not TokenState.OPEN:
+            raise TrustError(f"This join token {_REFUSED[state]}", ANOTHER_TOKEN)
+        return original(row.host)
 
     async def revoke(self, token_id: str, now: datetime) -> Token:
         """Refuse a token from now on; harmless when repeated, and for one that has ended.

@@ -25,6 +25,8 @@ from decnet_core.pki.keystore import KeyStore
 from decnet_core.pki.live import LiveIdentity
 from decnet_core.pki.tls import Clients
 from decnet_master import secret_files
+from decnet_master.bootstrap.bundles import Bundles
+from decnet_master.bootstrap.routes import Bootstrap
 from decnet_master.enrolment.issuer import Issuer
 from decnet_master.enrolment.registrar import Registrar
 from decnet_master.enrolment.routes import LIMITS, endpoint
@@ -90,14 +92,16 @@ class App:
                 secret=secret,
                 address=Endpoint.parse(settings.controller_address),
                 token_minutes=settings.token_minutes,
+                bundles=Bundles(settings.bundles_directory),
             )
+            bootstrap = Bootstrap(store, Bundles(settings.bundles_directory), dispatcher)
             tls = identity.server_context(clients=Clients.ASKED)
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(serve(control, self.controller_socket, ready=self.ready))
                     group.create_task(
                         serve(
-                            endpoint(registrar),
+                            endpoint(registrar, bootstrap),
                             self.enrolment_socket,
                             ready=self.ready,
                             tls=tls,

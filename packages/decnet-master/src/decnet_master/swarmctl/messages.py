@@ -34,6 +34,14 @@ class EnrollReply(Contract):
     expires_at: datetime
 
 
+class BootstrapOffer(Contract):
+    """What a bare host can be sent: the release, for which kinds of worker, and what the script's bytes hash to."""
+
+    version: str
+    script_sha256: str
+    targets: tuple[str, ...]
+
+
 class DecommissionReply(Contract):
     """The worker is refused from now on; so many deckies of the fleet are still placed on it."""
 

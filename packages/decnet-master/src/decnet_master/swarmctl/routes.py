@@ -13,13 +13,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import decnet_master
 from decnet_core.endpoints import Endpoint
+from decnet_master.bootstrap.bundles import Bundles
 from decnet_master.enrolment.registrar import Registrar
 from decnet_master.enrolment.tokens import TokenMint
 from decnet_master.http_app import answer_of, bare_app
 from decnet_master.http_guard import LOOPBACK_NAMES, Bounds, Guard
 from decnet_master.problems import Unauthenticated
 from decnet_master.store import Store
-from decnet_master.swarmctl import fleet, hosts, pki, traits
+from decnet_master.swarmctl import bootstrap, fleet, hosts, pki, traits
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.keeper import IdentityKeeper
 from decnet_master.swarmctl.messages import ControllerHealth
@@ -38,6 +39,7 @@ def controller(
     secret: str,
     address: Endpoint,
     token_minutes: int,
+    bundles: Bundles,
 ) -> ASGIApp:
     """Put the controller's routes together.
 
@@ -50,12 +52,14 @@ def controller(
         secret: what a caller must show.
         address: where it listens; its host is a name that it answers under, beside those of the loopback.
         token_minutes: how long a token lives when the operator does not say.
+        bundles: the wheels that new workers are sent.
     """
     app = bare_app(strangers=False)
     app.include_router(hosts.router(store, mint, registrar, dispatcher, token_minutes))
     app.include_router(traits.router(store))
     app.include_router(pki.router(store, keeper, dispatcher))
     app.include_router(fleet.router(store, dispatcher))
+    app.include_router(bootstrap.router(bundles))
 
     @app.get("/health")
     async def health() -> ControllerHealth:
