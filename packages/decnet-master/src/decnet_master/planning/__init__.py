@@ -4,6 +4,8 @@
     rooms      which worker takes the next one
     draw       deckies that differ from all there are
     deploy     add to the fleet, take from it, cut it into shards
+    whole      make the fleet what a file says
+    naming     the seed of a plan, and a plan's id
 
 Pure: the fleet that exists, the workers that are there and a seed go in, placements come out; the same input gives the
 same plan. A decky that exists stays where it is. Every new one goes to the worker that runs the fewest at that moment
@@ -16,15 +18,32 @@ It reads no clock, no database and no network; `swarmctl` does, and sends the re
 from __future__ import annotations
 
 from decnet_master.planning.deploy import plan_deploy, plan_teardown, shards
-from decnet_master.planning.requests import MAX_FLEET, Candidate, FleetRequest, NoWorkers, Placement
+from decnet_master.planning.naming import plan_id, seed_for
+from decnet_master.planning.requests import (
+    MAX_FLEET,
+    Candidate,
+    DeckyGroup,
+    FleetChange,
+    FleetRequest,
+    NoWorkers,
+    Placement,
+    Stray,
+)
+from decnet_master.planning.whole import plan_fleet
 
 __all__ = [
     "MAX_FLEET",
     "Candidate",
+    "DeckyGroup",
+    "FleetChange",
     "FleetRequest",
     "NoWorkers",
     "Placement",
+    "Stray",
     "plan_deploy",
+    "plan_fleet",
+    "plan_id",
     "plan_teardown",
+    "seed_for",
     "shards",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from decnet_core.errors import DecnetError
@@ -63,3 +63,60 @@ class FleetRequest:
     hosts: tuple[str, ...] = ()
     name_prefix: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeckyGroup:
+    """Deckies that a fleet shall have, by name.
+
+    Attributes:
+        names: of the deckies; no other group has one of them.
+        services, hosts, labels: as in a `FleetRequest`.
+    """
+
+    names: tuple[str, ...]
+    services: tuple[str, ...] = ("ssh",)
+    hosts: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A decky that stays on a worker where it would not be placed now, and why."""
+
+    name: str
+    host: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class FleetChange:
+    """What a plan does to a fleet.
+
+    Attributes:
+        added: new deckies.
+        changed: deckies that stay where they are and become something else.
+        removed: deckies that go.
+        kept: so many stay as they are.
+        undeclared: names of those among them that nobody asked for.
+        strays: deckies that stay where they would not be placed now.
+    """
+
+    added: tuple[Placement, ...] = ()
+    changed: tuple[Placement, ...] = ()
+    removed: tuple[Placement, ...] = ()
+    kept: int = 0
+    undeclared: tuple[str, ...] = ()
+    strays: tuple[Stray, ...] = ()
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The workers that it concerns."""
+        return frozenset(placement.host for placement in (*self.added, *self.changed, *self.removed))
+
+    def of(self, current: Sequence[Placement]) -> tuple[Placement, ...]:
+        """Return the fleet after it."""
+        changed = {placement.decky.name: placement for placement in self.changed}
+        removed = {placement.decky.name for placement in self.removed}
+        stay = (changed.get(there.decky.name, there) for there in current if there.decky.name not in removed)
+        return (*stay, *self.added)

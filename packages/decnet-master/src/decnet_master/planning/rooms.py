@@ -26,15 +26,10 @@ class Rooms:
     Args:
         candidates: the workers that may be used.
         current: the whole fleet, whoever runs it.
-
-    Raises:
-        NoWorkers: there is no candidate.
     """
 
     def __init__(self, candidates: Iterable[Candidate], current: Iterable[Placement]) -> None:
         self._candidates = {candidate.name: candidate for candidate in candidates}
-        if not self._candidates:
-            raise NoWorkers
         loads = Counter(placement.host for placement in current)
         self._loads = {name: loads[name] for name in self._candidates}
         self._heaps: dict[_Conditions, list[tuple[int, str]]] = {}
@@ -43,6 +38,7 @@ class Rooms:
         """See that so many more deckies have room, before any is placed.
 
         Raises:
+            NoWorkers: there is no candidate.
             NotFound: a worker that was named is none, or none has the labels.
             Conflict: there is no room; the message names who is full.
         """
@@ -87,6 +83,8 @@ class Rooms:
         self._loads[name] += 1
 
     def _eligible(self, hosts: Sequence[str], labels: Mapping[str, str]) -> list[str]:
+        if not self._candidates:
+            raise NoWorkers
         unknown = set(hosts) - self._candidates.keys()
         if unknown:
             raise NotFound(
