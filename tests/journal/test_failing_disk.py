@@ -4,6 +4,7 @@ The kernel's own devices stand in for the disk: the writer's descriptor is point
 """
 
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from decnet_core.errors import RetryLater
 from decnet_master.journal.reader import JournalReader
+from decnet_master.journal.record import encode_block
 from decnet_master.journal.segments import segment_numbers
 from decnet_master.journal.writer import JournalWriter
 from tests.journal.blocks import SENDER, block, lines_of, read_all
@@ -49,6 +51,50 @@ def test_a_tail_of_unknown_state_is_cut_and_left_behind(tmp_path: Path, device: 
     writer.close()
     writer = JournalWriter.open(tmp_path)
     assert writer.durable_offset(SENDER, "s1") == 8
+    writer.close()
+
+
+def test_a_segment_that_lost_what_was_acknowledged_is_acknowledged_from_no_more(tmp_path: Path) -> None:
+    """A sync failed, and what stood there before is not there any more: the next append finds out, and so do all."""
+    writer, path = JournalWriter.open(tmp_path), tmp_path / "0000000000000001.seg"
+    writer.append([block(0, b"one"), block(4, b"two")])
+    good = path.read_bytes()
+    with disk_is(writer, "/dev/zero"), pytest.raises(RetryLater):
+        writer.append([block(8, b"three")])
+    path.write_bytes(good[:-9] + bytes(9))
+    for _ in range(3):
+        with pytest.raises(RetryLater) as refused:
+            writer.append([block(8, b"three")])
+        assert "as it was acknowledged" in refused.value.message
+        assert "set-aside" in refused.value.advice
+    assert (segment_numbers(tmp_path), writer.durable_offset(SENDER, "s1")) == ([1], 8)
+    path.write_bytes(good)
+    writer.append([block(8, b"three")])
+    assert segment_numbers(tmp_path) == [1, 2]
+    assert lines_of(read_all(JournalReader(tmp_path))) == [b"one", b"two", b"three"]
+    writer.close()
+
+
+def test_what_the_last_sync_may_not_have_reached_is_written_again(tmp_path: Path) -> None:
+    """A listener whose sync failed was restarted: its pages are there and clean, and a sync alone would do nothing."""
+    writer = JournalWriter.open(tmp_path)
+    writer.append([block(0, b"one")])
+    end = writer.end.offset
+    writer.close()
+    late = encode_block(block(4, b"x" * 100_000))
+    path = tmp_path / "0000000000000001.seg"
+    with path.open("ab") as segment:
+        segment.write(late)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (end, hard))  # whatever is written behind there is refused
+    try:
+        with pytest.raises(RetryLater):
+            JournalWriter.open(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert path.stat().st_size == end + len(late), "and nothing is cut that may be whole"
+    writer = JournalWriter.open(tmp_path)
+    assert writer.durable_offset(SENDER, "s1") == 100_005
     writer.close()
 
 

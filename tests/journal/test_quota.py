@@ -41,6 +41,19 @@ def test_above_its_quota_it_refuses_and_nothing_changes(tmp_path: Path) -> None:
     writer.close()
 
 
+def test_what_a_segment_begins_with_counts_too(tmp_path: Path) -> None:
+    quota = Quota(limit_bytes=100_000)
+    writer, number = JournalWriter.open(tmp_path, segment_bytes=3_000, quota=quota), 0
+    for number in range(1000):  # many senders and short segments: what grows is the table that each begins with
+        try:
+            writer.append([block(0, b"x" * 200, identity=f"logship@worker-{number:04}")])
+        except JournalFull:
+            break
+    assert 20 < number < 500
+    assert usage(tmp_path).journal_bytes <= quota.limit_bytes
+    writer.close()
+
+
 def test_it_opens_by_itself_when_segments_were_deleted(tmp_path: Path) -> None:
     writer, taken = filled(tmp_path, Quota(limit_bytes=100_000))
     reader = JournalReader(tmp_path)

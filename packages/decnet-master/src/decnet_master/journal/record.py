@@ -44,7 +44,8 @@ _CRC = struct.Struct("!I")
 _BLOCK = struct.Struct("!QQQBB")
 _ENTRY = struct.Struct("!QBB")
 HEAD_BYTES = _PREFIX.size + _CRC.size
-_MAGIC = b"DJR1"
+MAGIC = b"DJR1"
+"""What every record begins with."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MAX_MICROSECONDS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
@@ -220,7 +221,7 @@ def wanted_bytes(buffer: memoryview) -> int:
     if len(buffer) < HEAD_BYTES:
         return HEAD_BYTES
     magic, kind, length = _PREFIX.unpack_from(buffer)
-    if magic != _MAGIC or not Kind.LINES <= kind <= Kind.SNAPSHOT or length > MAX_BODY_BYTES:
+    if magic != MAGIC or not Kind.LINES <= kind <= Kind.SNAPSHOT or length > MAX_BODY_BYTES:
         raise _broken("head of a record")
     return HEAD_BYTES + int(length)
 
@@ -252,7 +253,7 @@ def _record_head(kind: Kind, *parts: bytes) -> bytes:
     length = sum(map(len, parts))
     if length > MAX_BODY_BYTES:
         raise LocalProtocolError(f"A journal record of {length} bytes is above {MAX_BODY_BYTES}")
-    prefix = _PREFIX.pack(_MAGIC, kind, length)
+    prefix = _PREFIX.pack(MAGIC, kind, length)
     crc = zlib.crc32(prefix)
     for part in parts:
         crc = zlib.crc32(part, crc)

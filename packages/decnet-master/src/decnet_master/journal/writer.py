@@ -5,21 +5,26 @@ It blocks, so the listener calls it in a thread, one call at a time; `durable_of
 
 When there is no room. Above its quota (`quota`) the writer refuses without touching the disk, until there is room.
 
-When the disk fails. A write that cannot be done whole (ENOSPC, EDQUOT, EIO, a file size limit) is cut away and
-RetryLater raised: nothing of it was promised to anyone, and the same blocks may be appended again. If even the cut
-fails, or fdatasync did (after which the kernel may have dropped what it could not write, and reports it once only),
-the segment is suspect: the next append first cuts it back to what was durable before, syncs that, and goes on in a
-new segment. Until that works, every append raises RetryLater.
+When the disk fails. A write for which there is no room (ENOSPC, EDQUOT, a file size limit) is cut away and RetryLater
+raised: nothing of it was promised to anyone, and the same blocks may be appended again. If even the cut fails, or the
+error was another, or fdatasync failed (after which the kernel calls pages clean that it could not write, and says so
+once only), the segment is suspect: nothing is written to it any more. The next append cuts it back to what was durable
+before, syncs that, reads all of it back from the disk, and goes on in a new segment. Until that works, every append
+raises RetryLater.
 
-Opening takes the lock, cuts the torn tail of the newest segment, and makes durable what was written whole before a
-crash: those lines were not acknowledged, so their sender will find that the table has them already.
+Opening takes the lock, cuts the torn tail of the newest segment (and says how much), and makes durable what was written
+whole before a crash: those lines were not acknowledged, so their sender will find that the table has them already. What
+stands behind the marker is written again for that: a sync that failed in the process before may have left pages that
+only seem to be on the disk, and a second sync would not write them.
 
-Damage before the marker is not a torn tail: it was acknowledged. Opening refuses then, rather than cut it away.
+Damage before the marker is not a torn tail: it was acknowledged. Nor is what has whole records behind it, as the marker
+may be an old one. Opening refuses then, rather than cut it away.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections import deque
@@ -28,10 +33,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Self
 
+import structlog
+
 from decnet_core.errors import Conflict, LocalProtocolError, RemoteProtocolError, RetryLater, Unavailable
 from decnet_master.journal.quota import Quota, Watermark
 from decnet_master.journal.record import Block, Key, Kind, block_parts, encode_snapshot
-from decnet_master.journal.recovery import scan
+from decnet_master.journal.recovery import Scan, scan
+from decnet_master.journal.salvage import find_record
 from decnet_master.journal.segments import (
     DURABLE_FILE,
     LOCK_FILE,
@@ -54,6 +62,14 @@ LARGE_BYTES = 16 << 10
 _MODE = 0o640
 _PIECES = 512  # of one pwritev(2); the kernel takes 1,024 (IOV_MAX)
 _FULL = "Free space in the data-directory; the workers keep their lines and send them again by themselves."
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_COPY_BYTES = 1 << 20
+_SET_ASIDE = (
+    "Look at the disk, and restore the journal's folder from a backup; or run `decnet-master journal set-aside`, which "
+    "keeps what can be read, moves the damaged segment away and records what is missing."
+)
+
+log = structlog.get_logger()
 
 
 class JournalWriter:
@@ -145,12 +161,7 @@ class JournalWriter:
         size_bytes = sum(map(len, pieces))
         try:
             if size_bytes:
-                self._watermark.admit(size_bytes)
-            if self._suspect:
-                self._heal()
-            elif self._end.offset >= self._segment_bytes:
-                self._begin_segment(self._end.segment + 1)
-            if size_bytes:
+                self._make_room(size_bytes)
                 self._write(pieces)
         except OSError as cause:
             raise RetryLater(f"The journal's disk did not take a block: {cause.strerror}", _FULL) from cause
@@ -158,6 +169,17 @@ class JournalWriter:
         self._table.update(moved)
         self._publish()
         return size_bytes
+
+    def _make_room(self, size_bytes: int) -> None:
+        """Be let in by the watermark, and have a segment that may be written to."""
+        goes_on = not self._suspect and self._end.offset < self._segment_bytes
+        head = b"" if goes_on else encode_snapshot(self._table.entries())
+        self._watermark.admit(size_bytes + len(head))
+        if self._suspect:
+            self._heal()
+        if not goes_on:
+            self._begin_segment(self._end.segment + 1, head)
+            self._suspect = False
 
     def _moved(self, blocks: list[Block]) -> dict[Key, int]:
         moved: dict[Key, int] = {}
@@ -175,12 +197,12 @@ class JournalWriter:
         """Write and sync at the end; on an error leave nothing behind, or remember that something may be."""
         try:
             _write_at(self._fd, pieces, self._end.offset)
-        except OSError:
+        except OSError as cause:
             self._suspect = True
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._end.offset)
                 os.fdatasync(self._fd)
-                self._suspect = False
+                self._suspect = cause.errno not in _NO_ROOM
             raise
         try:
             os.fdatasync(self._fd)
@@ -189,16 +211,21 @@ class JournalWriter:
             raise
 
     def _heal(self) -> None:
+        """Cut a suspect segment back to what was durable, and read that back from the disk."""
         os.ftruncate(self._fd, self._end.offset)
         os.fsync(self._fd)
-        self._begin_segment(self._end.segment + 1)
-        self._suspect = False
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)  # what is in memory proves nothing
+        if scan(self._fd).end_bytes != self._end.offset:
+            raise RetryLater(
+                f"The journal's segment {self._end.segment} is not on the disk as it was acknowledged, after a failed "
+                "write",
+                f"Nothing is acknowledged any more. {_SET_ASIDE}",
+            )
 
-    def _begin_segment(self, number: int) -> None:
+    def _begin_segment(self, number: int, head: bytes) -> None:
         """Make the next segment, whole and durable, then write to it."""
         path = segment_path(self._folder, number)
         unfinished = path.with_suffix(".new")
-        head = encode_snapshot(self._table.entries())
         fd = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _MODE)
         try:
             view = memoryview(head)
@@ -238,7 +265,7 @@ class JournalWriter:
         if numbers:
             self._recover_segment(numbers[-1], marker)
         else:
-            self._begin_segment(1)
+            self._begin_segment(1, encode_snapshot({}))
         sync_folder(self._folder)
         self._publish()
 
@@ -247,13 +274,36 @@ class JournalWriter:
         found = scan(self._fd)
         if not found.has_head or (number == marker.segment and found.end_bytes < marker.offset):
             raise RemoteProtocolError(
-                f"The journal is damaged in segment {number} near byte {found.end_bytes}",
-                "What lies behind was acknowledged: restore the journal's folder from a backup.",
+                f"The journal is damaged in segment {number} near byte {found.end_bytes}, and what lies behind was "
+                "acknowledged",
+                _SET_ASIDE,
             )
+        self._check_tail(number, found)
+        _write_again(self._fd, marker.offset if number == marker.segment else 0, found.end_bytes)
         os.ftruncate(self._fd, found.end_bytes)
         os.fsync(self._fd)
         self._table = found.table
         self._end = Position(number, found.end_bytes)
+
+    def _check_tail(self, number: int, found: Scan) -> None:
+        """Tell of a torn tail, or refuse what is none."""
+        torn_bytes = os.fstat(self._fd).st_size - found.end_bytes
+        if not torn_bytes:
+            return
+        behind = find_record(self._fd, found.end_bytes + 1)
+        if behind is not None:
+            raise RemoteProtocolError(
+                f"The journal is damaged in segment {number} near byte {found.end_bytes}: whole records lie behind it, "
+                f"from byte {behind} on",
+                _SET_ASIDE,
+            )
+        log.warning("journal.tail_cut", segment=number, offset=found.end_bytes, size_bytes=torn_bytes)
+
+
+def _write_again(fd: int, start: int, end: int) -> None:
+    """Write bytes over themselves, so that the next sync has them to write."""
+    for at in range(start, end, _COPY_BYTES):
+        _write_at(fd, [os.pread(fd, min(_COPY_BYTES, end - at), at)], at)
 
 
 def _gathered(blocks: Iterable[Block]) -> list[bytes]:

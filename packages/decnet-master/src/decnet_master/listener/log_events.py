@@ -12,6 +12,7 @@ LOG_EVENTS: dict[str, str] = {
     "sender.superseded": "an older connection of a stream was ended because the worker opened a newer one",
     "journal.append_failed": "the journal is full or its disk fails; nothing is acknowledged, nothing is lost",
     "journal.append_recovered": "the journal takes lines again",
+    "journal.tail_cut": "the end of the journal was half written when the last listener ended; it was not acknowledged",
     "shipping.report_failed": "the database does not take what workers did; it is kept and written later",
     "shipping.report_recovered": "the database takes it again",
     "block.rejected": "the journal refused a block that does not fit its stream: our bug; the connection was ended",
