@@ -12,8 +12,8 @@ from decnet_core.events import CATALOGUE, RESERVED_PARAMS, EventType
 from tests.packaging.sources import modules
 from tests.packaging.wheels import ROOT
 
-EMITTERS = ("decnet_agent", "decnet_master.store.silence")
-"""What makes events: the sensors, and the master of those that fell silent; everybody else hands them on."""
+EMITTERS = ("decnet_agent", "decnet_master.store.silence", "decnet_master.store.heartbeats")
+"""What makes events: the sensors, and the master of workers that went away; everybody else hands them on."""
 
 
 def test_every_event_type_has_an_entry():

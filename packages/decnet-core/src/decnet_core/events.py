@@ -60,6 +60,8 @@ class EventType(StrEnum):
     EVIDENCE_DROPPED = "evidence.dropped"
     WORKER_SILENT = "worker.silent"
     WORKER_HEARD = "worker.heard"
+    WORKER_UNREACHABLE = "worker.unreachable"
+    WORKER_REACHED = "worker.reached"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,14 @@ CATALOGUE: Mapping[EventType, EventSpec] = MappingProxyType(
         ),
         EventType.WORKER_HEARD: EventSpec(
             "A worker that was silent is heard again; told by the master", 5, ("since", "silent_secs")
+        ),
+        EventType.WORKER_UNREACHABLE: EventSpec(
+            "A worker's agent did not answer the master several times in a row; told by the master",
+            2,
+            ("since", "away_secs", "reason"),
+        ),
+        EventType.WORKER_REACHED: EventSpec(
+            "A worker's agent that was unreachable answers again; told by the master", 5, ("since", "away_secs")
         ),
     }
 )

@@ -21,18 +21,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from decnet_master.store.certificates import Renewed, Standing
-    from decnet_master.store.fleet import PlacedDecky
+    from decnet_master.store.fleet import PlacedDecky, WorkerFleet
+    from decnet_master.store.heartbeats import Beat, Heartbeat
     from decnet_master.store.hosts import Host
     from decnet_master.store.ingest import DeadLetter
     from decnet_master.store.joining import HostStatus, IssuedCertificate, Redemption
     from decnet_master.store.migration import migrate
     from decnet_master.store.records import Load, NewEvent
+    from decnet_master.store.repairs import Repair
     from decnet_master.store.store import Store
     from decnet_master.store.tokens import Token, TokenState
     from decnet_master.store.users import User, UserRole
 
 __all__ = [
+    "Beat",
     "DeadLetter",
+    "Heartbeat",
     "Host",
     "HostStatus",
     "IssuedCertificate",
@@ -41,17 +45,21 @@ __all__ = [
     "PlacedDecky",
     "Redemption",
     "Renewed",
+    "Repair",
     "Standing",
     "Store",
     "Token",
     "TokenState",
     "User",
     "UserRole",
+    "WorkerFleet",
     "migrate",
 ]
 
 _HOMES = {
+    "Beat": "heartbeats",
     "DeadLetter": "ingest",
+    "Heartbeat": "heartbeats",
     "Host": "hosts",
     "HostStatus": "joining",
     "IssuedCertificate": "joining",
@@ -60,12 +68,14 @@ _HOMES = {
     "PlacedDecky": "fleet",
     "Redemption": "joining",
     "Renewed": "certificates",
+    "Repair": "repairs",
     "Standing": "certificates",
     "Store": "store",
     "Token": "tokens",
     "TokenState": "tokens",
     "User": "users",
     "UserRole": "users",
+    "WorkerFleet": "fleet",
     "migrate": "migration",
 }
 

@@ -12,8 +12,10 @@ from decnet_master.store.certificates import Certificates
 from decnet_master.store.engine import CACHE_KIB, CONNECTIONS, TRANSACTION_SECS, Database, database_url, require_file
 from decnet_master.store.events import Events
 from decnet_master.store.fleet import Fleet
+from decnet_master.store.heartbeats import Heartbeats
 from decnet_master.store.hosts import Hosts
 from decnet_master.store.ingest import Ingest
+from decnet_master.store.repairs import Repairs
 from decnet_master.store.revision import HEAD
 from decnet_master.store.schema import ingest_position
 from decnet_master.store.shipping import Shipping
@@ -40,6 +42,8 @@ class Store:
         self.slices = Slices(database)
         self.shipping = Shipping(database)
         self.silences = Silences(database)
+        self.heartbeats = Heartbeats(database)
+        self.repairs = Repairs(database)
 
     @classmethod
     async def open(
