@@ -1,124 +1,119 @@
-"""The fleet over HTTP: deploy, teardown, deckies.
+"""The fleet over HTTP: deploy, apply, teardown, and what each would do; deckies.
 
-A change is: take the next generation, plan, store the desired state, send each worker that it concerns its whole
-shard. The desired state is stored before anything is sent and stays when a worker fails. Concerned is a worker whose
-deckies change, and one that is not yet as desired: so every deploy also mends what failed before.
+    POST /fleet/deploy, /fleet/apply               change the fleet
+    POST /fleet/deploy/plan, /fleet/apply/plan     tell what that would do
+    POST /fleet/teardown
+    GET  /fleet/deckies?host=&state=
 
-Planning and storing is one change at a time. Speaking to workers is not: a worker that is slow or hangs must not keep
-the fleet from being changed elsewhere.
+A change answers when every worker has; that may take a quarter of an hour. A client that accepts
+`application/x-ndjson` is told of each worker as it answers: one `FleetProgress` a line, the last with the reply. What
+is wrong with a request is found before the first line, and is a problem like any other.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response, StreamingResponse
 
-from decnet_core.errors import NotFound
-from decnet_core.fleet import DeckyPhase
-from decnet_master.planning import FleetRequest, Placement, plan_deploy, plan_teardown, shards
-from decnet_master.store import PlacedDecky, Store
+from decnet_core.fleet import DeckyPhase, HostName
+from decnet_master.planning import FleetChange, Placement, plan_id
+from decnet_master.store import Store
+from decnet_master.swarmctl.changes import Begun, Changes, Present
 from decnet_master.swarmctl.dispatch import Dispatcher
-from decnet_master.swarmctl.hosts import active_hosts
-from decnet_master.swarmctl.messages import (
-    DeployRequest,
-    FleetReply,
-    TeardownRequest,
-    WorkerResult,
-)
-from decnet_master.swarmctl.traits import candidate_of
+from decnet_master.swarmctl.fleet_messages import ApplyRequest, FleetPlan, FleetProgress, PlanStep, StrayView
+from decnet_master.swarmctl.messages import DeployRequest, FleetReply, TeardownRequest, WorkerResult
 from decnet_master.views import DeckyList, decky_list
 
+LINES = "application/x-ndjson"
 
-def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
+Accept = Annotated[str, Header()]
+State = DeckyPhase | Literal["unknown"]
+
+
+def router(store: Store, dispatcher: Dispatcher, secret: str) -> APIRouter:
     """Build the room's routes."""
     routes = APIRouter(prefix="/fleet")
-    changes = _Changes(store, dispatcher)
+    changes = Changes(store, dispatcher, secret)
 
     @routes.get("/deckies")
-    async def deckies() -> DeckyList:
-        return decky_list(await store.fleet.current())
+    async def deckies(
+        host: Annotated[list[HostName] | None, Query(max_length=1000)] = None,
+        state: Annotated[list[State] | None, Query(max_length=10)] = None,
+    ) -> DeckyList:
+        found = await store.fleet.current()
+        return decky_list(
+            decky
+            for decky in found
+            if (not host or decky.host in host) and (not state or (decky.phase or "unknown") in state)
+        )
+
+    @routes.post("/deploy/plan")
+    async def plan_deploy(request: DeployRequest) -> FleetPlan:
+        return _plan(*await changes.look(request))
+
+    @routes.post("/apply/plan")
+    async def plan_apply(request: ApplyRequest) -> FleetPlan:
+        return _plan(*await changes.look(request))
 
     @routes.post("/deploy")
-    async def deploy(request: DeployRequest) -> FleetReply:
-        return await changes.deploy(request)
+    async def deploy(request: DeployRequest, accept: Accept = "") -> Response:
+        return await _answer(changes, await changes.begin(request), accept)
+
+    @routes.post("/apply")
+    async def apply(request: ApplyRequest, accept: Accept = "") -> Response:
+        return await _answer(changes, await changes.begin(request), accept)
 
     @routes.post("/teardown")
-    async def teardown(request: TeardownRequest) -> FleetReply:
-        return await changes.teardown(request)
+    async def teardown(request: TeardownRequest, accept: Accept = "") -> Response:
+        return await _answer(changes, await changes.begin_teardown(request), accept)
 
     return routes
 
 
-class _Changes:
-    """Changes the fleet, one at a time."""
-
-    def __init__(self, store: Store, dispatcher: Dispatcher) -> None:
-        self._store = store
-        self._dispatcher = dispatcher
-        self._turn = asyncio.Lock()
-
-    async def deploy(self, request: DeployRequest) -> FleetReply:
-        async with self._turn:
-            current = await self._store.fleet.current()
-            lingering = await self._store.fleet.lingering()
-            candidates = list(map(candidate_of, await active_hosts(self._store)))
-            wanted = FleetRequest(request.count, request.services, request.hosts, request.name_prefix, request.labels)
-            added = plan_deploy(
-                wanted, candidates, _placements(current), secrets.randbits(64), lingering=_placements(lingering)
-            )
-            fleet = (*_placements(current), *added)
-            generation = await self._place(fleet)
-        changed = {placement.host for placement in added}
-        results = await self._send(generation, fleet, changed, _unsettled(current, lingering), removing=False)
-        names = tuple(placement.decky.name for placement in added)
-        return FleetReply(generation=generation, added=names, results=results)
-
-    async def teardown(self, request: TeardownRequest) -> FleetReply:
-        async with self._turn:
-            current = await self._store.fleet.current()
-            lingering = await self._store.fleet.lingering()
-            if not current and not lingering:
-                raise NotFound("There are no deckies", "`decnet-master deploy` makes some.")
-            fleet = plan_teardown(request.names, _placements(current))
-            kept = {placement.decky.name for placement in fleet}
-            removed = [decky for decky in current if decky.spec.name not in kept]
-            generation = await self._place(fleet)
-        changed = {decky.host for decky in removed}
-        results = await self._send(generation, fleet, changed, _unsettled((), lingering), removing=True)
-        names = tuple(decky.spec.name for decky in removed)
-        return FleetReply(generation=generation, removed=names, results=results)
-
-    async def _place(self, fleet: Sequence[Placement]) -> int:
-        generation = await self._store.fleet.next_generation(datetime.now(UTC))
-        await self._store.fleet.place(generation, [(placement.host, placement.decky) for placement in fleet])
-        return generation
-
-    async def _send(
-        self, generation: int, fleet: Sequence[Placement], changed: set[str], unsettled: set[str], *, removing: bool
-    ) -> tuple[WorkerResult, ...]:
-        # Who is busy reports on an older generation, which then counts for nothing: it is sent this one after it.
-        concerned = changed | unsettled | self._dispatcher.busy
-        hosts = [host for host in await active_hosts(self._store) if host.name in concerned]
-        missing = sorted((changed | unsettled) - {host.name for host in hosts})
-        # A command that changes nothing was given for what is unsettled: then it is told of all.
-        unasked = concerned - changed if changed else frozenset[str]()
-        results = await self._dispatcher.apply(
-            hosts, shards(generation, concerned, fleet), removing=removing, unasked=unasked
-        )
-        advice = "Its deckies stay in the fleet; tear them down, or enrol the host again."
-        results += [WorkerResult(host=host, ok=False, error=f"{host} is not active", advice=advice) for host in missing]
-        return tuple(sorted(results, key=lambda result: result.host))
+async def _answer(changes: Changes, begun: Begun, accept: str) -> Response:
+    if LINES in accept:
+        return StreamingResponse(_lines(changes, begun), media_type=LINES)
+    reply: FleetReply = await changes.finish(begun)
+    return Response(reply.model_dump_json(), media_type="application/json")
 
 
-def _placements(deckies: Sequence[PlacedDecky]) -> tuple[Placement, ...]:
-    return tuple(Placement(decky.host, decky.spec) for decky in deckies)
+async def _lines(changes: Changes, begun: Begun) -> AsyncIterator[str]:
+    """Tell of each worker as it answers. Who reads no more ends only the telling: shards under way go on."""
+    results: asyncio.Queue[WorkerResult | None] = asyncio.Queue()  # as many as there are workers, at most
+    finishing = asyncio.create_task(changes.finish(begun, results.put_nowait))
+    finishing.add_done_callback(lambda _task: results.put_nowait(None))
+    progress = FleetProgress(workers=len(begun.hosts) + len(begun.missing), done=0, failed=0)
+    try:
+        yield progress.model_dump_json() + "\n"
+        while (result := await results.get()) is not None:
+            failed = progress.failed + (not result.ok)
+            progress = progress.model_copy(update={"done": progress.done + 1, "failed": failed})
+            yield progress.model_dump_json() + "\n"
+        yield progress.model_copy(update={"reply": finishing.result()}).model_dump_json() + "\n"
+    finally:
+        finishing.cancel()
 
 
-def _unsettled(current: Sequence[PlacedDecky], lingering: Sequence[PlacedDecky]) -> set[str]:
-    """Name the workers that are not, as far as they have said, as they shall be."""
-    broken = {decky.host for decky in current if decky.phase is not DeckyPhase.RUNNING}
-    return broken | {decky.host for decky in lingering}
+def _plan(present: Present, change: FleetChange) -> FleetPlan:
+    return FleetPlan(
+        id=plan_id(change),
+        generation=present.generation,
+        steps=(
+            *(_step("add", placement) for placement in change.added),
+            *(_step("change", placement) for placement in change.changed),
+            *(_step("remove", placement) for placement in change.removed),
+        ),
+        kept=change.kept,
+        undeclared=change.undeclared,
+        strays=tuple(StrayView(name=stray.name, host=stray.host, why=stray.why) for stray in change.strays),
+        unsettled=tuple(sorted(present.unsettled)),
+    )
+
+
+def _step(action: Literal["add", "change", "remove"], placement: Placement) -> PlanStep:
+    decky = placement.decky
+    return PlanStep(action=action, name=decky.name, host=placement.host, services=decky.services, mac=decky.mac)

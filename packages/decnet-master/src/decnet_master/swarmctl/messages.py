@@ -17,6 +17,8 @@ from decnet_core.identity import Role
 from decnet_master.labels import MAX_LABELS, LabelKey, Labels
 from decnet_master.planning import MAX_FLEET
 
+PlanId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
 
 class EnrollRequest(Contract):
     """Make a join token for a new worker."""
@@ -161,13 +163,17 @@ class CheckReply(Contract):
 
 
 class DeployRequest(Contract):
-    """Add deckies to the fleet. With a count of 0 nothing is added and what is not as desired is sent again."""
+    """Add deckies to the fleet. With a count of 0 nothing is added and what is not as desired is sent again.
+
+    With a `plan` it is done only if the plan would still be this one.
+    """
 
     count: Annotated[int, Field(ge=0, le=MAX_FLEET)] = 1
     services: Annotated[tuple[ServiceName, ...], Field(min_length=1, max_length=32)] = ("ssh",)
     hosts: Annotated[tuple[HostName, ...], Field(max_length=1000)] = ()
     labels: Labels = Field(default_factory=dict)
     name_prefix: Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$")] | None = None
+    plan: PlanId | None = None
 
 
 class TeardownRequest(Contract):
@@ -187,10 +193,11 @@ class WorkerResult(Contract):
 
 
 class FleetReply(Contract):
-    """The new generation of the desired state, and how far each worker that it concerns is."""
+    """The generation of the desired state, and how far each worker that it concerns is."""
 
     generation: int
     added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     results: tuple[WorkerResult, ...] = ()
 

@@ -25,8 +25,8 @@ from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.keeper import IdentityKeeper
 from decnet_master.swarmctl.messages import ControllerHealth
 
-BOUNDS = Bounds(body_bytes=1 << 20, body_secs=10.0)
-"""A teardown that names every decky of the largest fleet is 650 KiB."""
+BOUNDS = Bounds(body_bytes=4 << 20, body_secs=10.0)
+"""A fleet file of the largest size, each of its deckies a group with a host and labels, is half of it."""
 
 
 def controller(
@@ -58,7 +58,7 @@ def controller(
     app.include_router(hosts.router(store, mint, registrar, dispatcher, token_minutes))
     app.include_router(traits.router(store))
     app.include_router(pki.router(store, keeper, dispatcher))
-    app.include_router(fleet.router(store, dispatcher))
+    app.include_router(fleet.router(store, dispatcher, secret))
     app.include_router(bootstrap.router(bundles))
 
     @app.get("/health")
