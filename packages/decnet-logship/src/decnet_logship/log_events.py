@@ -9,6 +9,8 @@ LOG_EVENTS: dict[str, str] = {
     "file.removed": "a rotated file that the master has whole was removed",
     "file.kept": "a rotated file is not removed: it cannot be, or the master has not every byte of it as it is",
     "file.ignored": "a file beside a log is a copy, older than what is followed, or no log of ours: it is not shipped",
+    "file.unreadable": "a file beside a log cannot be looked at; the others are shipped, and it is looked at again",
+    "file.set_aside": "a rotated file cannot be read to its end; the others go on, and it is tried again after a while",
     "file.truncated": "a log was truncated or written anew in place; what the master lacks is looked for in a copy",
     "file.lost": "a file is gone before the master had all of it; at least so many bytes are lost",
     "generations.unreadable": "what was remembered of the files is damaged; those of other programs are shipped again",

@@ -16,56 +16,34 @@ Rotation by rename: the open file is drained. It is final once another one stand
 write, only when it was not written for `LINGER_SECS`, because a daemon writes on until it is told to reopen.
 Rotation by copy and truncation: a read finds the file `Replaced`; what the master lacks of it is read from the copy.
 
-What cannot be had is said: a generation that is gone before the master had it is `file.lost`, compressed files are not
-read, and a copy made before the last lines were written loses them, which is that way of rotating.
+A file that cannot be looked at or read holds up no other: it is left out for a while, and said. What cannot be had is
+said too: a generation that is gone before the master had it is `file.lost`, compressed files are not read, and a copy
+made before the last lines were written loses them, which is that way of rotating.
 """
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections import deque
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
 from decnet_core.errors import RemoteProtocolError, Unavailable
-from decnet_core.events import EventType
-from decnet_core.shipping.control import MAX_LINE_BYTES, is_stream
-from decnet_core.syslog.rfc5424 import decode
-from decnet_logship.generations import TELLING_BYTES, Generation, Register, boot_id
-from decnet_logship.tail import Foreign, LogFile, Replaced
+from decnet_core.shipping.control import MAX_LINE_BYTES
+from decnet_logship.generations import Generation, Register, boot_id
+from decnet_logship.survey import Found, Place, Survey, is_copy, is_still, survey
+from decnet_logship.tail import Foreign, LogFile, Replaced, unreadable
 
 LINGER_SECS = 5.0
 _TRIES = 3  # a rotation while we look; the next wake-up looks again
-MAX_FILES = 4096
-"""Looked at beside one log; the youngest."""
-
-_HEADER_BYTES = 4096
-"""A `log.opened` line is about 300 bytes; one whose fields an operator chose may be longer."""
-
-_COMPRESSED = frozenset({".gz", ".xz", ".bz2", ".zst", ".lz4", ".Z"})
+ASIDE_SECS = 300.0
+"""After so long a rotated file that could not be read is tried again: a mode is set in minutes, a disk mended later."""
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class _Found:
-    """A file that was looked at."""
-
-    path: Path
-    is_live: bool
-    stat: os.stat_result
-    head: bytes
-    same: str = ""  # the known generation that it is, by place and bytes
-    copy_of: tuple[str, ...] = ()  # those whose bytes it holds
-    cut_copy_of: tuple[str, ...] = ()  # those that it may be the shorter beginning of
-    header: str = ""  # the generation in its first line, of our own event log
-    grew: bool = False  # it is finished, and has grown since
-    stream: str = ""  # what it was found to be
 
 
 class Rotation:
@@ -90,11 +68,13 @@ class Rotation:
         self._max_line_bytes = max_line_bytes
         self._file: LogFile | None = None
         self._is_placed = False  # the master said where the file goes on
-        self._queue: deque[_Found] = deque()
-        self._moved: dict[str, tuple[int, int]] = {}  # streams that were cut out of a file; its device and inode
+        self._queue: deque[Found] = deque()
+        self._moved: dict[str, Place] = {}  # streams that were cut out of a file; its device and inode
         self._done: set[str] = set()  # streams of our own log that are finished, or were cut
         self._differing: set[str] = set()  # streams of which the master has another line than the file
         self._ignored: set[Path] = set()
+        self._unread: set[Path] = set()  # of which was told that they cannot be looked at
+        self._aside: dict[Place, float] = {}  # files that could not be read to their end: when to try again
         self.path = path
         self.gaps = 0
         self.lost_bytes = 0
@@ -137,14 +117,42 @@ class Rotation:
         return self._file
 
     def is_final(self, file: LogFile) -> bool:
-        """Tell whether the file grows no more; from then on a half line at its end counts."""
-        if file.is_at(self.path) or not self.path.exists():
-            return False
-        age_secs = time.time() - file.stat().st_mtime
-        if not self.is_ours and 0 <= age_secs < LINGER_SECS:
-            return False
-        file.end_stream()
+        """Tell whether the file grows no more; from then on a half line at its end counts.
+
+        Raises:
+            Unreadable: it cannot be read.
+            Unavailable: what stands at the path cannot be looked at.
+        """
+        try:
+            if file.is_at(self.path) or not _is_there(self.path):
+                return False
+            age_secs = time.time() - file.stat().st_mtime
+            if not self.is_ours and 0 <= age_secs < LINGER_SECS:
+                return False
+            file.end_stream()
+        except OSError as cause:
+            raise unreadable(file.path, cause) from cause
         return True
+
+    def set_aside(self) -> None:
+        """Take note that the file cannot be read: a rotated one is tried again later, after the others.
+
+        The log itself has none behind it; it is tried again like a master that is away.
+        """
+        file = self._file
+        with suppress(Unavailable):  # the folder's fault is none of the file's
+            if file is None or file.is_at(self.path) or not _is_there(self.path):
+                return
+            self._set_aside(file)
+
+    def _set_aside(self, file: LogFile) -> None:
+        there = file.stat()
+        now = time.monotonic()
+        self._aside = {place: until for place, until in self._aside.items() if now < until}
+        self._aside[there.st_dev, there.st_ino] = now + ASIDE_SECS
+        log.error("file.set_aside", path=str(file.path), stream=file.generation, again_in_secs=ASIDE_SECS)
+        self._queue.clear()
+        self.close()
 
     def placed(self, file: LogFile) -> None:
         """Take note that the master said where the file goes on, and that the file has that place."""
@@ -177,7 +185,10 @@ class Rotation:
         size_bytes = file.stat().st_size
         log.info("stream.finished", stream=file.generation, size_bytes=size_bytes)
         self._done.add(file.generation)
-        self._register.put(self.path, Generation.of(file, finished=True))
+        try:
+            self._register.put(self.path, Generation.of(file, finished=True))
+        except OSError as cause:  # the master has it all the same; the next start asks it
+            kept = kept or unreadable(file.path, cause).message
         rotated = self.path.with_name(f"{self.path.name}.{file.generation}")
         if self.is_ours and file.is_at(rotated):
             with suppress(OSError):  # or a kill after the removal would make the next start report it as lost
@@ -248,11 +259,14 @@ class Rotation:
             Foreign, Unavailable: as `next_file`.
         """
         acked = {one.stream: one.acked_bytes for one in self._register.of(self.path)}
-        return [(found.path, acked.get(found.stream, 0)) for found in self._survey() if self._is_wanted(found)]
+        found = self._survey()
+        if found.live_fault is not None:
+            raise found.live_fault
+        return [(file.path, acked.get(file.stream, 0)) for file in found.files if self._is_wanted(file)]
 
-    def _opened(self, found: _Found) -> LogFile | None:
+    def _opened(self, found: Found) -> LogFile | None:
         file = LogFile.open(found.path, self._max_line_bytes)
-        if file is None or not _is_still(file, found):
+        if file is None or not is_still(file, found):
             if file is not None:
                 file.close()
             self._queue.clear()  # rotated meanwhile: look again
@@ -274,40 +288,43 @@ class Rotation:
             ) from cause
         return file
 
-    def _to_ship(self) -> list[_Found]:
+    def _to_ship(self) -> list[Found]:
         """Find the files to ship, oldest first, and say what is gone."""
-        files = self._survey()
-        self._account(files)
-        for found in files:
-            if not found.stream and not found.is_live and found.path not in self._ignored:
-                self._ignored.add(found.path)
-                log.info("file.ignored", path=str(found.path), reason="a copy, older than what is followed, or no log")
-        return [found for found in files if self._is_wanted(found)]
+        found = self._survey()
+        self._account(found)
+        for file in found.files:
+            if not file.stream and not file.is_live and file.path not in self._ignored:
+                self._ignored.add(file.path)
+                log.info("file.ignored", path=str(file.path), reason="a copy, older than what is followed, or no log")
+        wanted = [file for file in found.files if self._is_wanted(file)]
+        if found.live_fault is not None and not wanted:
+            raise found.live_fault
+        return wanted
 
-    def _survey(self) -> list[_Found]:
-        """Look at all files, oldest first, and name those that are generations."""
+    def _survey(self) -> Survey:
+        """Look at all files, oldest first, name those that are generations, and tell of those that cannot be read."""
         known = {one.stream: one for one in self._register.of(self.path)}
-        files = [found for path in [*self._beside(), self.path] if (found := self._look(path, known)) is not None]
-        names = _Names(known, self._done, set(self._moved))
-        for found in files:
-            names.by_place(found)
-        for found in files:
-            names.by_content(found)
-        self._name_strangers(files, next(reversed(known.values()), None))
-        return files
+        found = survey(self.path, known, self._done, self._moved, is_ours=self.is_ours)
+        for path, (fault, _) in found.unread.items():
+            if path not in self._unread and path != self.path:  # that one's ends the connection, which says why
+                log.error("file.unreadable", path=str(path), reason=fault.message, advice=fault.advice)
+        self._unread = set(found.unread)
+        if found.live_fault is None:
+            self._name_strangers(found.files, found.live, next(reversed(known.values()), None))
+        return found
 
-    def _is_wanted(self, found: _Found) -> bool:
+    def _is_wanted(self, found: Found) -> bool:
         known = self._register.find(self.path, found.stream)
         is_done = found.stream in self._done or (known is not None and known.finished)
-        return bool(found.stream) and (found.grew or not is_done)
+        is_aside = time.monotonic() < self._aside.get(found.place, 0.0) and not found.is_live
+        return bool(found.stream) and (found.grew or not is_done) and not is_aside
 
-    def _name_strangers(self, files: list[_Found], youngest: Generation | None) -> None:
+    def _name_strangers(self, files: list[Found], live: Found | None, youngest: Generation | None) -> None:
         """Give a generation to the file at the path, and to what was rotated while nobody looked.
 
         Raises:
             Foreign: the file at the path is no event log of ours.
         """
-        live = next((found for found in files if found.is_live), None)
         agent_rotates = self.is_ours and live is not None and live.header != ""
         if youngest is not None and not agent_rotates and (live is None or live.stream != youngest.stream):
             bound = {found.stream: found for found in files if found.stream}
@@ -315,7 +332,7 @@ class Rotation:
             since_ns = youngest.mtime_ns if at is None else at.stat.st_mtime_ns
             for found in files:
                 is_younger = found.stat.st_mtime_ns > since_ns and not found.is_live
-                if is_younger and not found.stream and not any(_is_copy(found, one) for one in bound.values()):
+                if is_younger and not found.stream and not any(is_copy(found, one) for one in bound.values()):
                     found.stream = secrets.token_hex(16)
         if live is not None and not live.stream and live.stat.st_size:
             if self.is_ours and not live.header and youngest is None and not any(found.header for found in files):
@@ -325,13 +342,13 @@ class Rotation:
                 )
             live.stream = secrets.token_hex(16)
 
-    def _account(self, files: list[_Found]) -> None:
+    def _account(self, found: Survey) -> None:
         """Say what is gone, and forget what is finished and gone."""
-        there = {found.stream for found in files}
+        there = {file.stream for file in found.files}
         known = self._register.of(self.path)
         for one in known:
             is_youngest = one is known[-1]  # its time still tells what is younger
-            if one.stream in there or (one.finished and is_youngest):
+            if one.stream in there or (one.finished and is_youngest) or found.may_hide(one):
                 continue
             lost_bytes = 0 if one.finished else one.size_bytes - one.acked_bytes
             if lost_bytes > 0:
@@ -343,92 +360,17 @@ class Rotation:
             else:
                 self._register.drop(self.path, one.stream)
 
-    def _beside(self) -> list[Path]:
-        """List the files beside the log that may be of it, oldest first."""
-        name = self.path.name
-        try:
-            with os.scandir(self.path.parent) as entries:
-                found = [
-                    (entry.stat(follow_symlinks=False).st_mtime_ns, entry.name)
-                    for entry in entries
-                    if entry.name.startswith((f"{name}.", f"{name}-"))
-                    and Path(entry.name).suffix not in _COMPRESSED
-                    and entry.is_file(follow_symlinks=False)
-                ]
-        except FileNotFoundError:
-            return []
-        except OSError as cause:
-            raise Unavailable(
-                f"Cannot read {self.path.parent}: {cause.strerror}", "Let the user who runs logship read it."
-            ) from cause
-        return [self.path.with_name(beside) for _, beside in sorted(found)[-MAX_FILES:]]
 
-    def _look(self, path: Path, known: dict[str, Generation]) -> _Found | None:
-        """Look at one file; None when it is not there, or is not to be named yet."""
-        is_live = path == self.path
-        try:
-            file = LogFile.open(path, self._max_line_bytes)
-        except (Foreign, Unavailable):
-            if is_live:
-                raise
-            return None
-        if file is None:
-            return None
-        with closing(file):
-            found = _Found(path, is_live, file.stat(), file.head)
-            place = (found.stat.st_dev, found.stat.st_ino)
-            known = {stream: one for stream, one in known.items() if self._moved.get(stream) != place}
-            for stream, one in known.items():
-                if not found.same and one.is_file(file):
-                    found.same = stream
-                    found.grew = one.finished and not self.is_ours and _grew(file, one)
-            found.copy_of = tuple(stream for stream, one in known.items() if one.is_copied_to(file))
-            found.cut_copy_of = tuple(stream for stream, one in known.items() if one.is_cut_copy(file))
-            if self.is_ours:
-                line = os.pread(file.descriptor, _HEADER_BYTES, 0).partition(b"\n")
-                if is_live and not line[1] and len(line[0]) < _HEADER_BYTES:
-                    return None  # its first line is not whole yet
-                found.header = _generation(line[0]) if line[1] else ""
-            return found
-
-
-class _Names:
-    """Gives files their generations; no two get the same."""
-
-    def __init__(self, known: dict[str, Generation], done: set[str], moved: set[str]) -> None:
-        self._known = known
-        self._done = done
-        self._moved = moved
-        self._taken: set[str] = set()
-
-    def by_place(self, found: _Found) -> None:
-        """Name what lies where it lay, with the bytes that it had."""
-        self._take(found, found.same)
-
-    def by_content(self, found: _Found) -> None:
-        """Name what was moved or copied, and what says itself which generation it is."""
-        if found.stream:
-            return
-        if not found.is_live:
-            for stream in found.copy_of:
-                self._take(found, stream)
-            for stream in found.cut_copy_of:
-                if not self._known[stream].finished:
-                    self._take(found, stream)
-        if found.header and not self._was_cut(found):
-            self._take(found, found.header)
-
-    def _was_cut(self, found: _Found) -> bool:
-        """Tell whether a file of our own event log was cut while this machine ran, so that its name is used up."""
-        if found.is_live and found.header in self._done | self._moved:
-            return True
-        known = self._known.get(found.header)
-        return known is not None and known.boot_id == boot_id() and found.header not in found.copy_of
-
-    def _take(self, found: _Found, stream: str) -> None:
-        if stream and not found.stream and stream not in self._taken:
-            found.stream = stream
-            self._taken.add(stream)
+def _is_there(path: Path) -> bool:
+    """Tell whether something stands at a path; raises Unavailable when that cannot be told."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as cause:
+        advice = "Let the user who runs logship read its folder."
+        raise Unavailable(f"Cannot look at {path}: {cause.strerror}", advice) from cause
+    return True
 
 
 def _removed(path: Path) -> str:
@@ -438,44 +380,3 @@ def _removed(path: Path) -> str:
     except OSError as cause:
         return cause.strerror or type(cause).__name__
     return ""
-
-
-def _is_copy(found: _Found, of: _Found) -> bool:
-    """Tell whether two files begin alike, and hold the same where the shorter one ends."""
-    size_bytes = min(found.stat.st_size, of.stat.st_size)
-    try:
-        one, other = LogFile.open(found.path), LogFile.open(of.path)
-        if one is None or other is None:
-            return False
-        with closing(one), closing(other):
-            begins = min(len(one.head), len(other.head))
-            return (
-                begins >= TELLING_BYTES
-                and one.head[:begins] == other.head[:begins]
-                and one.digest_before(size_bytes) == other.digest_before(size_bytes)
-            )
-    except (Foreign, Unavailable):
-        return False
-
-
-def _is_still(file: LogFile, found: _Found) -> bool:
-    """Tell whether a file that was opened is the one that was looked at, and was not truncated meanwhile."""
-    now, before = file.stat(), found.stat
-    is_there = (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino)
-    return is_there and now.st_size >= before.st_size and file.head.startswith(found.head)
-
-
-def _grew(file: LogFile, known: Generation) -> bool:
-    """Tell whether lines were added to a file that ended with a whole one."""
-    size_bytes = known.size_bytes
-    return file.stat().st_size > size_bytes > 0 and os.pread(file.descriptor, 1, size_bytes - 1) == b"\n"
-
-
-def _generation(line: bytes) -> str:
-    """Read the generation that the first line of a file of our own event log holds; empty when it holds none."""
-    try:
-        message = decode(line)
-    except RemoteProtocolError:
-        return ""
-    generation = message.params.get("generation", "")
-    return generation if message.msgid == EventType.LOG_OPENED and is_stream(generation) else ""

@@ -21,7 +21,7 @@ from decnet_core.shipping.sender import Refused
 from decnet_logship.connection import Source
 from decnet_logship.rotation import Rotation
 from decnet_logship.state import LogState, StateWriter, timestamp
-from decnet_logship.tail import LogFile
+from decnet_logship.tail import LogFile, Unreadable, unreadable
 
 FIRST_DELAY_SECS = 0.2
 
@@ -106,7 +106,11 @@ class Shipper:
             try:
                 await self._ship_once()
             except DecnetError as error:
+                if isinstance(error, Unreadable):
+                    self._rotation.set_aside()
                 await asyncio.sleep(self._failed(error))
+            except OSError as cause:  # this log's disk; the others have their own shippers, which go on
+                await asyncio.sleep(self._failed(unreadable(self._rotation.path, cause)))
 
     def close(self) -> None:
         """Let go of the log's files."""

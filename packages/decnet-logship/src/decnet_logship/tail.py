@@ -52,6 +52,10 @@ class Foreign(RemoteProtocolError):
     """What stands at a path is not a file that can be shipped."""
 
 
+class Unreadable(Unavailable):
+    """A file cannot be read now: a mode, a disk."""
+
+
 class Replaced(RemoteProtocolError):
     """The file is no longer the one that was opened: it was truncated or written anew."""
 
@@ -108,7 +112,7 @@ class LogFile:
 
         Raises:
             Foreign: it is no regular file.
-            Unavailable: it cannot be read.
+            Unreadable: it cannot be read.
         """
         try:
             # A FIFO must not hold us up.
@@ -118,14 +122,14 @@ class LogFile:
         except OSError as cause:
             if cause.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
                 raise _foreign(path) from cause
-            raise _unreadable(path, cause) from cause
+            raise unreadable(path, cause) from cause
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise _foreign(path)
             return cls(descriptor, path, max_line_bytes)
         except OSError as cause:
             os.close(descriptor)
-            raise _unreadable(path, cause) from cause
+            raise unreadable(path, cause) from cause
         except Foreign:
             os.close(descriptor)
             raise
@@ -181,13 +185,13 @@ class LogFile:
 
         Raises:
             Replaced: it is no longer the file that it was.
-            Unavailable: it cannot be read.
+            Unreadable: it cannot be read.
         """
         try:
             is_there = position <= self.stat().st_size
             self.prove()
         except OSError as cause:
-            raise _unreadable(self.path, cause) from cause
+            raise unreadable(self.path, cause) from cause
         if is_there:
             self._marks.clear()
             self._stand(position, position)
@@ -207,7 +211,7 @@ class LogFile:
 
         Raises:
             Replaced: it is no longer the file that it was.
-            Unavailable: it cannot be read.
+            Unreadable: it cannot be read.
         """
         self._marks.clear()
         try:
@@ -216,7 +220,7 @@ class LogFile:
             )
             self.prove()
         except OSError as cause:
-            raise _unreadable(self.path, cause) from cause
+            raise unreadable(self.path, cause) from cause
         self.acked_bytes = min(self._file_at, self.stat().st_size)
         return found
 
@@ -229,13 +233,13 @@ class LogFile:
 
         Raises:
             Replaced: it is no longer the file that it was.
-            Unavailable: it cannot be read.
+            Unreadable: it cannot be read.
         """
         try:
             piece = self._read()
             self.prove()
         except OSError as cause:
-            raise _unreadable(self.path, cause) from cause
+            raise unreadable(self.path, cause) from cause
         if piece is not None:
             if len(self._marks) == _MARKS:
                 self._marks.pop()
@@ -416,5 +420,7 @@ def _foreign(path: Path) -> Foreign:
     return Foreign(f"{path} is no regular file", "Let the setting name the file that is written.")
 
 
-def _unreadable(path: Path, cause: OSError) -> Unavailable:
-    return Unavailable(f"Cannot read {path}: {cause.strerror}", "Let the user who runs logship read it.")
+def unreadable(path: Path, cause: OSError) -> Unreadable:
+    """Say that a file cannot be read."""
+    why = cause.strerror or type(cause).__name__
+    return Unreadable(f"Cannot read {path}: {why}", "Let the user who runs logship read it, and look at its disk.")
