@@ -1,4 +1,4 @@
-"""`journal status` and `journal verify`: what they print, and what they end with."""
+"""`journal status`, `journal verify` and `journal set-aside`: what they print, and what they end with."""
 
 from __future__ import annotations
 
@@ -57,3 +57,34 @@ def test_verify_ends_with_1_when_it_is_damaged(cli: Cli) -> None:
 def test_no_journal_is_4(cli: Cli) -> None:
     assert cli("journal", "verify").code == 4
     assert cli("journal", "status").code == 4
+
+
+def test_set_aside_asks_keeps_everything_and_says_what_is_missing(cli: Cli) -> None:
+    folder = journal_of(cli)
+    nothing = cli("journal", "set-aside")
+    assert (nothing.code, nothing.out) == (0, "Nothing is damaged.\n")
+    path = segment_path(folder, 2)
+    broken = path.read_bytes()[:-9] + b"!" + path.read_bytes()[-8:]
+    path.write_bytes(broken)
+    assert cli("journal", "set-aside").code == 1, "nobody confirmed it"
+    assert path.read_bytes() == broken
+    done = cli("journal", "set-aside", "--yes", "--json")
+    assert done.code == 0, done
+    told = json.loads(done.out)
+    (stretch,) = told["set_aside"]
+    assert (stretch["segment"], stretch["is_stored"]) == (2, False)
+    assert told["missing_bytes"] == stretch["end"] - stretch["start"]
+    (kept,) = Path(told["folder"]).iterdir()
+    assert kept.read_bytes() == broken
+    whole = cli("journal", "verify", "--json")
+    assert (whole.code, json.loads(whole.out)["lost_bytes"]) == (0, told["missing_bytes"])
+
+
+def test_set_aside_leaves_a_journal_alone_that_is_written(cli: Cli) -> None:
+    assert cli("journal", "set-aside", "--yes").code == 4
+    folder = cli.folder / "data" / "journal"
+    writer = filled(folder)
+    refused = cli("journal", "set-aside", "--yes")
+    writer.close()
+    assert refused.code == 5
+    assert "listener" in refused.err

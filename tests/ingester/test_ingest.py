@@ -13,6 +13,7 @@ from decnet_master.ingester.ingest import Ingester
 from decnet_master.journal.reader import JournalReader, Position
 from decnet_master.journal.record import Block, Kind
 from decnet_master.journal.segments import segment_numbers
+from decnet_master.journal.set_aside import set_aside
 from decnet_master.journal.writer import JournalWriter
 from decnet_master.store import Store
 from tests.ingester.journals import (
@@ -174,6 +175,34 @@ async def test_a_hole_leaves_a_trace(store: Store, writer: JournalWriter, folder
     ((_, letter),) = await store.ingest.dead_letters()
     assert (letter.position, letter.raw) == (start, b"")
     assert "70000 bytes" in letter.reason
+
+
+async def test_what_the_journal_lost_is_an_alarm_and_the_rest_is_stored(
+    store: Store, writer: JournalWriter, folder: Path
+) -> None:
+    append(writer, [a_line(1)])
+    start = writer.end.offset
+    append(writer, [a_line(2)])
+    end = writer.end.offset
+    append(writer, [a_line(3)])
+    writer.close()
+    path = folder / f"{1:016d}.seg"
+    raw = bytearray(path.read_bytes())
+    raw[end - 3] ^= 0xFF
+    path.write_bytes(raw)
+    set_aside(folder, Position(0, 0), {}, NOW)
+    async with ingesting(folder, store):
+
+        async def stored() -> bool:
+            return len(await all_rows(store)) == 3
+
+        await until(stored)
+    first, alarm, third = await all_rows(store)
+    assert [first["cursor"], third["cursor"]] == ["1", "3"]
+    assert (alarm["event_type"], alarm["worker"], alarm["trust"]) == ("evidence.dropped", "decnet-master", "sensor")
+    assert alarm["fields"]["count"] == str(end - start)
+    assert f"segment 1 from byte {start} to byte {end}" in alarm["fields"]["reason"]
+    assert await store.ingest.dead_letter_count() == 0
 
 
 async def test_lines_of_an_identity_that_is_none_are_dead_letters(

@@ -1,20 +1,29 @@
-"""`journal`: what lies between the listener and the database. Both verbs read only, also while everything runs.
+"""`journal`: what lies between the listener and the database. `status` and `verify` read only, while everything runs.
 
 Exit codes of `verify`: 0 whole, 1 damaged, 4 there is no journal, 69 it cannot be read.
+
+Exit codes of `set-aside`: 0 what was damaged is set aside, or nothing was; 1 not confirmed, or it cannot be found out
+how far the senders are; 4 there is no journal; 5 the listener runs; 69 the journal cannot be read or written, or the
+database does not answer; 75 the database is away for a while.
 """
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from decnet_core.errors import DecnetError, Unavailable
 from decnet_master.cli import terminal
 from decnet_master.settings import MasterSettings
+
+if TYPE_CHECKING:
+    from decnet_master.journal.segments import Position
+    from decnet_master.journal.set_aside import Stretch
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -23,9 +32,12 @@ SHOWN_FAULTS = 50
 
 def group() -> typer.Typer:
     """Build the group of verbs."""
-    app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at the journal of shipped lines.")
+    app = typer.Typer(
+        no_args_is_help=True, rich_markup_mode=None, help="Look at the journal of shipped lines, and mend it."
+    )
     app.command("status")(_status)
     app.command("verify")(_verify)
+    app.command("set-aside")(_set_aside)
     return app
 
 
@@ -108,6 +120,58 @@ def _verify(as_json: Json = False) -> None:
             f"near byte {first.offset}",
             "Keep a copy of the folder and look at the disk; restore what is damaged from a backup.",
         )
+
+
+def _set_aside(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Set damaged segments aside, so that the rest goes on; the events say what is missing. Stop the listener first."""
+    from decnet_master.journal.set_aside import FOLDER, find_damage, set_aside  # noqa: PLC0415 -- `--version` stays fast
+    from decnet_master.journal.writer import locked  # noqa: PLC0415
+
+    settings = MasterSettings.load()
+    folder = settings.journal_directory
+    position, reported = asyncio.run(_what_is_stored(settings))
+    try:
+        with locked(folder):
+            found = find_damage(folder, position)
+            if found and not yes:
+                if not as_json:
+                    _print_damage(found)
+                typer.confirm(f"Set it aside in {folder / FOLDER}? Nothing is deleted.", abort=True, err=as_json)
+            found = set_aside(folder, position, reported, datetime.now(UTC))
+    except OSError as cause:
+        raise _unreadable(folder, cause) from cause
+    missing_bytes = sum(stretch.end - stretch.start for stretch in found if not stretch.is_stored)
+    if as_json:
+        stretches = [asdict(stretch) for stretch in found]
+        terminal.print_json({"folder": str(folder / FOLDER), "set_aside": stretches, "missing_bytes": missing_bytes})
+    elif not found:
+        terminal.say("Nothing is damaged.")
+    else:
+        if yes:
+            _print_damage(found)
+        terminal.say(
+            f"It is set aside in {folder / FOLDER}. {missing_bytes} bytes were not stored yet and are missing:"
+        )
+        terminal.say("the ingester stores an event `evidence.dropped` for them. Start the listener and the ingester.")
+
+
+def _print_damage(found: list[Stretch]) -> None:
+    rows = [(one.segment, one.start, one.end, "yes" if one.is_stored else "NO") for one in found[:SHOWN_FAULTS]]
+    terminal.print_table(("segment", "damaged from byte", "to byte", "stored before"), rows)
+
+
+async def _what_is_stored(settings: MasterSettings) -> tuple[Position, dict[tuple[str, str], int]]:
+    from decnet_core.identity import Identity, Role  # noqa: PLC0415 -- as above
+    from decnet_master.journal.segments import Position  # noqa: PLC0415
+    from decnet_master.store.doorbook import DoorBook  # noqa: PLC0415
+
+    async with await DoorBook.open(settings.database) as book:
+        offsets = await book.durable_offsets()
+        reported = {(str(Identity(Role.LOGSHIP, host)), stream): offset for (host, stream), offset in offsets.items()}
+        return Position(*await book.position()), reported
 
 
 async def _position(settings: MasterSettings) -> tuple[int, int]:

@@ -184,7 +184,9 @@ class Ingester:
 
 def _tell(part: Part, letters: Sequence[DeadLetter]) -> None:
     for batch in part.batches:
-        if not batch.lines:
+        if batch.is_lost:
+            log.error("journal.loss_passed", segment=batch.next.segment, offset=batch.start, end=batch.end)
+        elif not batch.lines:
             size_bytes = batch.end - batch.start
             log.warning("journal.hole_passed", identity=shown(batch.identity), size_bytes=size_bytes)
     if letters:

@@ -8,6 +8,8 @@ take: an address that is none, a process id beyond 63 bits. Everything else is s
 Where a third party's line (one without a `source` of ours) names no attacker, his address is looked for in its text.
 A line's cursor is its byte position in its stream, so that such a line has an id of its own too.
 
+What the journal lost becomes an event as well: nobody who looks at the events must think that they are complete.
+
 What came plainly (RFC 5425) is `trust=guest` whatever it says: a syslog daemon forwards lines that anybody wrote.
 """
 
@@ -20,8 +22,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from decnet_core.errors import RemoteProtocolError, TrustError
-from decnet_core.events import Event, Trust, from_syslog
-from decnet_core.identity import Identity
+from decnet_core.events import Event, EventType, Trust, from_syslog
+from decnet_core.identity import MASTER_HOST, Identity
 from decnet_core.syslog.message import SyslogMessage
 from decnet_core.syslog.rfc5424 import decode, source_address_of
 from decnet_master.ingester.quick import quick_row
@@ -44,6 +46,10 @@ class Sorted:
 
     def add(self, batch: Batch) -> None:
         """Sort the lines of one more batch."""
+        if batch.is_lost:
+            row = lost_row(batch)
+            self.load.add(row.record(), row.event.fields)
+            return
         try:
             worker = Identity.parse(batch.identity).host
         except TrustError as refused:  # the listener writes none such
@@ -73,6 +79,24 @@ class Sorted:
 def letter(batch: Batch, position: int, line: bytes, reason: str) -> DeadLetter:
     """Make a line a dead letter."""
     return DeadLetter(batch.identity, batch.stream, position, batch.received_at, reason, line)
+
+
+def lost_row(batch: Batch) -> NewEvent:
+    """Make an event of the master's own, an alarm, of what the journal lost."""
+    segment, size_bytes = batch.next.segment, batch.end - batch.start
+    where = f"segment {segment} from byte {batch.start} to byte {batch.end}"
+    event = Event(
+        at=batch.received_at,
+        decky=MASTER_HOST,
+        service="decnet",
+        event_type=EventType.EVIDENCE_DROPPED,
+        trust=Trust.SENSOR,
+        source=f"master/journal/{segment}",
+        cursor=str(batch.start),
+        fields={"count": str(size_bytes), "reason": f"bytes of the journal, {where}, were damaged and set aside"},
+        text=f"The journal's {where} was damaged: what it held is not here",
+    )
+    return NewEvent(event, MASTER_HOST, batch.received_at)
 
 
 def positions(batch: Batch) -> Iterator[tuple[int, bytes]]:

@@ -7,6 +7,7 @@ LOG_EVENTS: dict[str, str] = {
     "database.returned": "the database answers again",
     "journal.awaited": "the journal cannot be read or cleaned now; it is tried again",
     "journal.segments_deleted": "segments of the journal whose lines are all in the database were deleted",
+    "journal.loss_passed": "a piece of the journal was damaged and set aside; the event `evidence.dropped` says which",
     "journal.hole_passed": "a sender declared that a piece of its log is not sent; a dead letter says how much",
     "events.expired": "days that are older than retention-days were let go, with so many events",
     "line.refused": "lines were no events and were stored as dead letters, with the reason of the first",

@@ -113,4 +113,4 @@ def _count_segment(backlog: Backlog, path: Path, number: int, start: int, end: i
 
 
 def _lines_of(record: Record) -> int:
-    return 0 if record.kind is Kind.SNAPSHOT else count_lines(decode_block(record))
+    return count_lines(decode_block(record)) if record.kind.is_block else 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from decnet_core.errors import NotFound, RemoteProtocolError
 from decnet_master.journal.backlog import count_between
 from decnet_master.journal.quota import Usage, usage
-from decnet_master.journal.record import Key, Kind, decode_block
+from decnet_master.journal.record import Key, decode_block
 from decnet_master.journal.recovery import scan
 from decnet_master.journal.segments import Position, read_marker, segment_numbers, segment_path
 from decnet_master.journal.walk import walk
@@ -95,7 +95,7 @@ def _arrivals(folder: Path, number: int) -> tuple[datetime | None, datetime | No
         return None, None
     try:
         for _, record in walk(fd):
-            if record.kind is not Kind.SNAPSHOT:
+            if record.kind.is_block:
                 last = decode_block(record).received_at
                 first = first or last
     except RemoteProtocolError:

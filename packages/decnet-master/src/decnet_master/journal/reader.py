@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from decnet_core.errors import RemoteProtocolError, Unavailable
@@ -18,7 +18,10 @@ from decnet_master.journal.segments import START, Position, read_marker, segment
 
 __all__ = ["START", "Batch", "JournalReader", "Position"]
 
-_ADVICE = "Restore the journal's folder from a backup; until then nothing behind the damage is stored or deleted."
+_ADVICE = (
+    "Restore the journal's folder from a backup, or run `decnet-master journal set-aside`; until then nothing behind "
+    "the damage is stored or deleted."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class Batch:
         stream: which stream of his.
         start, end: byte positions in the stream; line n begins where line n-1 ended with its LF. `end - start` with
             no lines is a hole: bytes that the sender declared not to send.
+        is_lost: what stood here in the journal was damaged and set aside; nobody knows whose it was. `start` and `end`
+            are offsets in the segment of `next` then, and there is no identity, stream or line.
         received_at: aware UTC.
         lines: without their LF, in order, bytes as they came.
         next: where to read on after this batch.
@@ -42,6 +47,7 @@ class Batch:
     received_at: datetime
     lines: tuple[bytes, ...]
     next: Position
+    is_lost: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -168,7 +174,9 @@ def _parsed(raw: bytes, position: Position) -> tuple[list[Batch], Position]:
     try:
         for record in records(memoryview(raw)):
             after = Position(at.segment, at.offset + record.size_bytes)
-            if record.kind is not Kind.SNAPSHOT:
+            if record.kind is Kind.LOST:
+                batches.append(Batch("", "", at.offset, after.offset, datetime.now(UTC), (), after, is_lost=True))
+            elif record.kind.is_block:
                 block = decode_block(record)
                 head = (block.identity, block.stream, block.start, block.end, block.received_at)
                 batches.append(Batch(*head, block.lines(), after))

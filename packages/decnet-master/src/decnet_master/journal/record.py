@@ -8,6 +8,7 @@ The CRC (zlib's, RFC 1952 §8) is of the twelve bytes before it and of the body.
     2 FRAMES    head · octet-counted frames: what a plain RFC 5425 sender sent, whose messages may hold any byte
     3 HOLE      head · nothing: the sender declared that [start, end) is not sent (an empty or an over-long line)
     4 SNAPSHOT  more u8 · entries: end u64, identity length u8, stream length u8, identity, stream
+    5 LOST      zeros: what stood here was damaged and set aside (`set_aside`); as long as that was, so nothing moves
 
     head     = start u64 · end u64 · received_at u64 (µs since 1970 UTC) · identity length u8 · stream length u8 ·
                identity · stream                                                                      (both ASCII)
@@ -58,6 +59,12 @@ class Kind(IntEnum):
     FRAMES = 2
     HOLE = 3
     SNAPSHOT = 4
+    LOST = 5
+
+    @property
+    def is_block(self) -> bool:
+        """Whether a record of this kind is a piece of a stream."""
+        return self <= Kind.HOLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +219,17 @@ def decode_snapshot(record: Record) -> tuple[bool, list[tuple[Key, int]]]:
     return body[0] == 1, entries
 
 
+def encode_lost(size_bytes: int) -> bytes:
+    """Write a record of exactly so many bytes that says that what stood there is lost.
+
+    Raises:
+        LocalProtocolError: no record is so short or so long.
+    """
+    if size_bytes < HEAD_BYTES:
+        raise LocalProtocolError(f"A journal record of {size_bytes} bytes is shorter than its head")
+    return _encode(Kind.LOST, bytes(size_bytes - HEAD_BYTES))
+
+
 def wanted_bytes(buffer: memoryview) -> int:
     """Tell how many bytes the record at the beginning of the buffer has; `HEAD_BYTES` while that cannot be told.
 
@@ -221,7 +239,7 @@ def wanted_bytes(buffer: memoryview) -> int:
     if len(buffer) < HEAD_BYTES:
         return HEAD_BYTES
     magic, kind, length = _PREFIX.unpack_from(buffer)
-    if magic != MAGIC or not Kind.LINES <= kind <= Kind.SNAPSHOT or length > MAX_BODY_BYTES:
+    if magic != MAGIC or not Kind.LINES <= kind <= Kind.LOST or length > MAX_BODY_BYTES:
         raise _broken("head of a record")
     return HEAD_BYTES + int(length)
 

@@ -45,7 +45,7 @@ def _take(found: Scan, record: Record) -> None:
         more, entries = decode_snapshot(record)
         found.table.update(dict(entries))
         found.has_head = not more
-    else:
+    elif record.kind.is_block:
         block = decode_block(record)
         if block.kind is not Kind.FRAMES:
             found.table.update({block.key: block.end})

@@ -11,20 +11,32 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Callable
 
 from decnet_core.errors import RemoteProtocolError
-from decnet_master.journal.record import HEAD_BYTES, MAGIC, records, wanted_bytes
+from decnet_master.journal.record import HEAD_BYTES, MAGIC, Record, records, wanted_bytes
 
 CHECKED_BYTES = 1 << 30
 """Of candidates, for one answer: about a second."""
 
 
-def find_record(fd: int, start: int) -> int | None:
+def is_record(fd: int, at: int) -> bool:
+    """Tell whether a whole record begins at an offset.
+
+    Raises:
+        OSError: the disk cannot be read.
+    """
+    claimed = _claimed_bytes(os.pread(fd, HEAD_BYTES, at))
+    return bool(claimed) and _is_whole(os.pread(fd, claimed, at), lambda _record: True)
+
+
+def find_record(fd: int, start: int, accepts: Callable[[Record], bool] = lambda _record: True) -> int | None:
     """Return where the first whole record at or behind an offset begins; None when there is none.
 
     Args:
         fd: the segment, open for reading.
         start: offset to begin at.
+        accepts: says whether a whole record is what the caller looks for.
 
     Raises:
         RemoteProtocolError: so much looks like records and is none that it was given up.
@@ -39,7 +51,7 @@ def find_record(fd: int, start: int) -> int | None:
         while at >= 0 and budget > 0:
             claimed = _claimed_bytes(mapped[at : at + HEAD_BYTES])
             if claimed and at + claimed <= size_bytes:
-                if _is_whole(mapped[at : at + claimed]):
+                if _is_whole(mapped[at : at + claimed], accepts):
                     return at
                 budget -= claimed
             at = mapped.find(MAGIC, at + 1)
@@ -56,8 +68,8 @@ def _claimed_bytes(head: bytes) -> int:
         return 0
 
 
-def _is_whole(raw: bytes) -> bool:
+def _is_whole(raw: bytes, accepts: Callable[[Record], bool]) -> bool:
     try:
-        return any(True for _ in records(memoryview(raw)))
+        return any(accepts(record) for record in records(memoryview(raw)))
     except RemoteProtocolError:
         return False

@@ -37,13 +37,14 @@ class Fault:
 
 @dataclass(slots=True)
 class Verified:
-    """What was walked, up to `end`, and what is wrong with it."""
+    """What was walked, up to `end`, and what is wrong with it; what is `lost` was set aside before, and is known."""
 
     end: Position
     segments: int = 0
     records: int = 0
     lines: int = 0
     bytes: int = 0
+    lost_bytes: int = 0
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -114,7 +115,10 @@ class _Walker:
         try:
             for at_next, record in walk(fd, 0, limit):
                 self.found.records += 1
-                if is_in_head:
+                if record.kind is Kind.LOST:
+                    self.found.lost_bytes += record.size_bytes
+                    self._table, self._plain, is_in_head = None, OffsetTable(), False
+                elif is_in_head:
                     is_in_head = self._head(number, at, record, head, before)
                 elif record.kind is Kind.SNAPSHOT:
                     self.fault(number, at, "A table stands in the middle of the segment")

@@ -28,14 +28,21 @@ import errno
 import fcntl
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Self
 
 import structlog
 
-from decnet_core.errors import Conflict, LocalProtocolError, RemoteProtocolError, RetryLater, Unavailable
+from decnet_core.errors import (
+    Conflict,
+    LocalProtocolError,
+    NotFound,
+    RemoteProtocolError,
+    RetryLater,
+    Unavailable,
+)
 from decnet_master.journal.quota import Quota, Watermark
 from decnet_master.journal.record import Block, Key, Kind, block_parts, encode_snapshot
 from decnet_master.journal.recovery import Scan, scan
@@ -104,19 +111,11 @@ class JournalWriter:
         """
         try:
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            lock_fd = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
         except OSError as cause:
-            raise Unavailable(
-                f"Cannot use the journal's folder {folder}: {cause.strerror}",
-                "Run as the user whom it belongs to, or give it to this one.",
-            ) from cause
-        writer = cls(folder, lock_fd, segment_bytes, quota or Quota())
+            raise _unusable(folder, cause) from cause
+        writer = cls(folder, _lock(folder), segment_bytes, quota or Quota())
         try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             writer._recover()
-        except BlockingIOError as cause:
-            writer.close()
-            raise Conflict(f"Another listener writes the journal {folder}", "Stop it, or use it.") from cause
         except OSError as cause:
             writer.close()
             raise RetryLater(f"Cannot open the journal {folder}: {cause.strerror}", _FULL) from cause
@@ -304,6 +303,46 @@ def _write_again(fd: int, start: int, end: int) -> None:
     """Write bytes over themselves, so that the next sync has them to write."""
     for at in range(start, end, _COPY_BYTES):
         _write_at(fd, [os.pread(fd, min(_COPY_BYTES, end - at), at)], at)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every writer away from a journal.
+
+    Raises:
+        Conflict: another process writes it.
+        NotFound: there is none.
+        Unavailable: the folder cannot be used.
+    """
+    if not folder.is_dir():
+        raise NotFound(f"There is no journal in {folder}", "The listener makes it when it starts.")
+    lock_fd = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(lock_fd)
+
+
+def _lock(folder: Path) -> int:
+    try:
+        lock_fd = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+    except OSError as cause:
+        raise _unusable(folder, cause) from cause
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as cause:
+        os.close(lock_fd)
+        if not isinstance(cause, BlockingIOError):
+            raise _unusable(folder, cause) from cause
+        raise Conflict(f"Another listener writes the journal {folder}", "Stop it, or use it.") from cause
+    return lock_fd
+
+
+def _unusable(folder: Path, cause: OSError) -> Unavailable:
+    return Unavailable(
+        f"Cannot use the journal's folder {folder}: {cause.strerror}",
+        "Run as the user whom it belongs to, or give it to this one.",
+    )
 
 
 def _gathered(blocks: Iterable[Block]) -> list[bytes]:

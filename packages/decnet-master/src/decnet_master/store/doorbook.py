@@ -188,6 +188,15 @@ class DoorBook:
         found = await self._driver.fetch('SELECT segment, "offset" FROM ingest_position', ())
         return (int(found[0][0]), int(found[0][1])) if found else (0, 0)
 
+    async def durable_offsets(self) -> dict[tuple[str, str], int]:
+        """Tell up to where the streams of each (host, stream) were durable when that was last reported.
+
+        Raises:
+            Unavailable, RetryLater: the database does not answer.
+        """
+        rows = await self._driver.fetch("SELECT host, stream, durable_offset FROM shipping_streams", ())
+        return {(host, stream): int(offset) for host, stream, offset in rows}
+
     async def begin(self, state: ListenerState) -> None:
         """Say that this listener has started: nobody is connected to it yet.
 
