@@ -55,6 +55,10 @@ async def test_an_answer_is_written_down(store: Store) -> None:
     await store.heartbeats.record([answer("w1", later, generation=1 << 70)], later)
     (one, _) = (await store.heartbeats.list()).values()
     assert (one.answered_at, one.drift) == (later, ())
+    status = answer("w1", later).status
+    await store.heartbeats.record([answer("w1", later, drift=("d1 is down",))], later)
+    await store.heartbeats.record([Beat("w1", later, status)], later)
+    assert (await store.heartbeats.list())["w1"].drift == ("d1 is down",), "what is not known now stays as it was"
 
 
 @pytest.mark.usefixtures("workers")

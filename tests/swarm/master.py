@@ -49,6 +49,7 @@ def settings_in(folder: Path, **more: object) -> MasterSettings:
         "controller_address": "127.0.0.1:0",
         "enrolment_address": "127.0.0.1:0",
         "listener_address": f"127.0.0.1:{LISTENER_PORT}",
+        "heartbeat_secs": 3600,  # a test that wants the controller to act by itself says so
     }
     return MasterSettings.load(**(values | more))
 

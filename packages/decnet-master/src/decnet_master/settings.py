@@ -51,6 +51,8 @@ class MasterSettings(RoleSettings):
     """What the journal may hold; above it nothing is acknowledged until the ingester has caught up."""
     journal_min_free_mib: Annotated[int, Field(ge=0, le=1 << 30)] = 512
     """What the journal leaves free on its disk, for the database above all."""
+    heartbeat_secs: Annotated[int, Field(ge=1, le=3600)] = 30
+    """Between two heartbeats: how often the controller asks each worker how it is, and mends what differs."""
     silence_secs: Annotated[int, Field(ge=1, le=24 * 3600)] = 120
     """After so long without a line or a sign of life a worker that has deckies is called silent."""
     dead_letter_alarm: Annotated[int, Field(ge=1, le=10_000)] = 100

@@ -51,7 +51,7 @@ class Beat:
         asked_at: aware UTC.
         status: its answer; None when there was none.
         error: why there was none.
-        drift: how it differs from what it shall be, in words.
+        drift: how it differs from what it shall be, in words; None when that is not known now, and stays as it was.
         deckies: those of the answer that are worth writing down: that are not as they were last known.
     """
 
@@ -59,7 +59,7 @@ class Beat:
     asked_at: datetime
     status: AgentStatus | None = None
     error: str | None = None
-    drift: tuple[str, ...] = ()
+    drift: tuple[str, ...] | None = None
     deckies: tuple[DeckyState, ...] = ()
 
 
@@ -183,7 +183,7 @@ class _Change:
             "generation": min(status.generation, (1 << 63) - 1),
             "engine": None if status.engine is None else _words(status.engine),
             "taps": _words(status.taps),
-            "drift": json.dumps([_words(words) for words in beat.drift[:MAX_DRIFT]]) if beat.drift else None,
+            "drift": before.drift if beat.drift is None else _sentences(beat.drift),
         }
         seen = (storable(status.version[:MAX_VERSION_CHARS]), at)
         return cls(beat.host, values, seen, since, is_away=False, turned=was_away, at=at, reason="")
@@ -269,6 +269,10 @@ def _heartbeat(row: Row[Any]) -> Heartbeat:
         repairs_alike=row.r_alike or 0,
         repaired_next_at=at(row.r_next_at),
     )
+
+
+def _sentences(drift: Sequence[str]) -> str | None:
+    return json.dumps([_words(words) for words in drift[:MAX_DRIFT]]) if drift else None
 
 
 def _words(text: str) -> str:

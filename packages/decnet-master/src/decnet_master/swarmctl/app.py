@@ -13,6 +13,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
+from random import Random
 
 import structlog
 
@@ -37,7 +38,9 @@ from decnet_master.store import Store
 from decnet_master.swarmctl.agent_client import AgentClient
 from decnet_master.swarmctl.currency import CurrentCertificates
 from decnet_master.swarmctl.dispatch import Dispatcher
+from decnet_master.swarmctl.heartbeat import Heart
 from decnet_master.swarmctl.keeper import IdentityKeeper
+from decnet_master.swarmctl.reconciler import Reconciler
 from decnet_master.swarmctl.routes import controller
 
 log = structlog.get_logger()
@@ -77,6 +80,8 @@ class App:
         async with await Store.open(settings.database) as store:
             agents = AgentClient(identity.client_context, CurrentCertificates(store))
             dispatcher = Dispatcher(agents, store)
+            reconciler = Reconciler(store, dispatcher, Random())  # noqa: S311 -- pauses, no secrets
+            heart = Heart(store, dispatcher, reconciler, settings.heartbeat_secs, Random())  # noqa: S311 -- as above
             registrar = Registrar(store, issuer, Endpoint.parse(settings.listener_address).port)
             keeper = IdentityKeeper(issuer, identity)
             control = controller(
@@ -109,12 +114,14 @@ class App:
                         )
                     )
                     group.create_task(keeper.run())
+                    group.create_task(heart.run())
                     log.info(
                         "controller.started",
                         controller=str(_endpoint(self.controller_socket)),
                         enrolment=str(bound),
                     )
             finally:
+                await reconciler.close()
                 await dispatcher.close()
 
 

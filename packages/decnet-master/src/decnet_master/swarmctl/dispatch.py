@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import structlog
 
 from decnet_core.errors import DecnetError, NotFound
-from decnet_core.fleet import DeckyPhase, Shard, ShardReport
+from decnet_core.fleet import AgentStatus, DeckyPhase, Shard, ShardReport
 from decnet_core.logs import shown
 from decnet_master.store import Host, Store
 from decnet_master.swarmctl.agent_client import AgentClient, Worker
@@ -45,6 +45,7 @@ class Dispatcher:
         self._sending = asyncio.Semaphore(SENT_AT_ONCE)
         self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
         self._lines = Lines(self._send, lambda host: agents.health(_worker(host)), probe_secs)
+        self._answered_secs: dict[str, float] = {}
 
     @property
     def busy(self) -> frozenset[str]:
@@ -54,10 +55,27 @@ class Dispatcher:
     def drop(self, host: str) -> None:
         """Speak to a worker no more: what it was sent is given up."""
         self._lines.drop(host)
+        self._answered_secs.pop(host, None)
 
     async def close(self) -> None:
         """Give up everything that is under way."""
         await self._lines.close()
+
+    def offer(self, host: Host, shard: Shard) -> Job | None:
+        """Send a worker its shard, unless it is busy; return None then."""
+        job = Job(host, shard, removing=False)
+        if host.name in self.busy:
+            return None
+        self._lines.put(job)
+        return job
+
+    def sent_since(self, host: str, at_secs: float) -> bool:
+        """Tell whether a worker was busy with a shard at a time of the loop's clock, or has been since."""
+        return host in self.busy or self._answered_secs.get(host, 0.0) >= at_secs
+
+    async def status(self, host: Host) -> AgentStatus:
+        """Ask one worker how it is; raises as `AgentClient.status` does, and NotFound when no address is known."""
+        return await self._agents.status(_worker(host))
 
     async def apply(
         self, hosts: Sequence[Host], shards: dict[str, Shard], *, removing: bool, unasked: Collection[str] = ()
@@ -93,9 +111,12 @@ class Dispatcher:
 
     async def _send(self, job: Job) -> ShardReport:
         worker = _worker(job.host)
-        async with self._sending:
-            send = self._agents.teardown if job.removing else self._agents.deploy
-            report = await send(worker, job.shard)
+        try:
+            async with self._sending:
+                send = self._agents.teardown if job.removing else self._agents.deploy
+                report = await send(worker, job.shard)
+        finally:
+            self._answered_secs[job.host.name] = asyncio.get_running_loop().time()
         await self._store.fleet.record(report)
         await self._store.hosts.seen(job.host.name, job.host.version or "", datetime.now(UTC))
         log.info("shard.sent", host=job.host.name, generation=report.generation, ok=report.ok)

@@ -64,12 +64,15 @@ class Lines:
         return None if line is None or line.current is None else line.current.shard.generation
 
     def put(self, job: Job) -> bool:
-        """Stand a job in its worker's line; return whether it is the first there."""
+        """Stand a job in its worker's line; return whether it is the first there. The newest generation waits."""
         line = self._lines.get(job.host.name)
         if line is not None:
-            if line.waiting is not None:
-                _give_up(line.waiting, Conflict("A newer state of the fleet took its place", _SHOW))
-            line.waiting = job
+            is_newest = line.newest <= job.shard.generation
+            older = line.waiting if is_newest else job
+            if is_newest:
+                line.waiting = job
+            if older is not None:
+                _give_up(older, Conflict("A newer state of the fleet took its place", _SHOW))
             return False
         line = self._lines[job.host.name] = _Line(waiting=job)
         line.task = asyncio.get_running_loop().create_task(self._work(line), name="line")
@@ -142,6 +145,11 @@ class _Line:
     current: Job | None = None
     task: asyncio.Task[None] | None = None
     dropped: bool = False
+
+    @property
+    def newest(self) -> int:
+        """The newest generation in the line."""
+        return max((job.shard.generation for job in (self.current, self.waiting) if job is not None), default=0)
 
 
 def _give_up(job: Job, error: DecnetError) -> None:
