@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from decnet_agent.deploying.lan import NetworkFacts
 from decnet_agent.deploying.planning import (
-    Assignment,
     BuildImage,
     CreateDecky,
     CreateNetwork,
     ExistingDecky,
-    NetworkFacts,
     PlacedDecky,
     Plan,
     RemoveDecky,
@@ -25,6 +24,7 @@ from decnet_agent.deploying.planning import (
     make_plan,
     network_key,
 )
+from decnet_agent.deploying.relocalising import Assignment
 from decnet_core.errors import Conflict
 from decnet_core.fleet import Account, DeckySpec, Shard
 
@@ -180,7 +180,7 @@ def test_a_full_subnet_refuses_the_rest():
     shard = Shard(generation=1, deckies=tuple(DeckySpec(name=f"d{n}", services=("ssh",)) for n in range(13)))
     plan = plan_of(shard, FACTS, EMPTY)
     assert len(plan.assignments) == 12
-    assert plan.refused == {"d12": "no address is left in 10.77.1.0/28"}
+    assert plan.refused == {"d12": "no address is left for it in 10.77.1.0/28: 12 are free for deckies, 13 are wanted"}
 
 
 def test_another_network_replaces_all():

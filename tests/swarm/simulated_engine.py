@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from decnet_agent.app import Agent
 from decnet_agent.deploying.execution import Executor
-from decnet_agent.deploying.planning import ExistingDecky, NetworkFacts, PlacedDecky, World
+from decnet_agent.deploying.lan import Claim, NetworkFacts
+from decnet_agent.deploying.planning import ExistingDecky, PlacedDecky, World
 from decnet_agent.deploying.state import StateFile
 from decnet_agent.engine.labels import LABEL_DECKY
 from decnet_agent.engine.watch import SeenContainer
@@ -37,6 +38,9 @@ class SimulatedEngine:
     def __init__(self) -> None:
         self.broken: set[str] = set()
         self.answers = True
+        self.strangers: dict[IPv4Address, str] = {}
+        self.asking: dict[IPv4Address, str] = {}  # heard while the next probe is made, and no more
+        self.probed: list[tuple[IPv4Address, ...]] = []
         self._containers: dict[str, _Container] = {}
         self._network_key: str | None = None
         self._images: frozenset[tuple[str, ...]] = frozenset()
@@ -56,6 +60,17 @@ class SimulatedEngine:
                 for one in self._containers.values()
             ],
         )
+
+    def probe(self, _interface: str, addresses: Sequence[IPv4Address], _sets: Sequence[tuple[str, ...]]) -> list[Claim]:
+        self._answer()
+        self.probed.append(tuple(addresses))
+        asking, self.asking = self.asking, {}
+        return [
+            Claim(address, mac, has=has)
+            for address in addresses
+            for has, macs in ((True, self.strangers), (False, asking))
+            if address in macs and (mac := macs[address])
+        ]
 
     def create_network(self, _facts: NetworkFacts, key: str) -> None:
         self._answer()
@@ -113,14 +128,14 @@ class SimulatedEngine:
             raise NotFound("the image is missing", "Deploy again.")
 
 
-def real_agent(host: str, engine: SimulatedEngine, folder: Path) -> Agent:
+def real_agent(host: str, engine: SimulatedEngine, folder: Path, facts: NetworkFacts = FACTS) -> Agent:
     """Wire the agent as `decnet_agent.app` does, on an engine in memory; close its executor at the end."""
     executor = Executor(
         host,
         engine,  # type: ignore[arg-type]
         state=StateFile(folder / "state"),
         host_keys=HostKeys(folder / "host-keys"),
-        facts=lambda: FACTS,
+        facts=lambda: facts,
         consoles=_NoConsoles(),
     )
     return Agent(host, executor, engine, _NothingWritten())  # type: ignore[arg-type]

@@ -186,7 +186,7 @@ def build(settings: AgentSettings, *, forwarder: bool = True, tap: bool = True) 
         _engine(settings),
         state=state,
         host_keys=HostKeys(settings.state_directory / "host-keys"),
-        facts=partial(network_facts, settings),
+        facts=lambda: network_facts(settings, state.state),
         consoles=collector,
     )
     enrolled = (settings.data_directory / ENROLMENT_FILE).exists()
@@ -230,7 +230,7 @@ def _make_run_directory(settings: AgentSettings) -> None:
 
 
 def _states(executor: Executor, seen: dict[str, SeenContainer]) -> list[DeckyState]:
-    assigned = executor.assignments
+    assigned, contested = executor.assignments, executor.contested
     states: list[DeckyState] = []
     for spec in () if executor.shard is None else executor.shard.deckies:
         given, container = assigned.get(spec.name), seen.get(spec.name)
@@ -244,6 +244,9 @@ def _states(executor: Executor, seen: dict[str, SeenContainer]) -> list[DeckySta
                 mac=None if given is None else given.mac,
                 container=None if container is None else container.id,
                 error=None if running else "its container does not run",
+                moved_from=None if given is None else given.moved_from,
+                moved_because=None if given is None else given.moved_because,
+                contested_by=contested.get(spec.name),
             )
         )
     return states

@@ -12,6 +12,7 @@ from typing import Any
 
 from decnet_agent import __version__
 from decnet_agent.deploying.network_facts import network_facts
+from decnet_agent.deploying.state import read_state
 from decnet_agent.engine.contexts import ImageContexts, image_tag
 from decnet_agent.engine.labels import LABEL_DECKY, LABEL_IP, LABEL_SERVICES
 from decnet_agent.engine.watch import EngineWatch
@@ -141,8 +142,9 @@ def _check_images(settings: AgentSettings) -> str:
 
 
 def _check_lan(settings: AgentSettings) -> str:
-    facts = network_facts(settings)
-    return f"{facts.subnet} on {facts.interface}"
+    facts = network_facts(settings, read_state(settings.state_directory))
+    router = "no router is known" if facts.gateway is None else f"router {facts.gateway}"
+    return f"{facts.subnet} on {facts.interface}, {router}"
 
 
 def _check_directory(settings: AgentSettings) -> str:

@@ -1,8 +1,8 @@
 """The agent's configuration: section `[agent]` of the INI file, `DECNET_` variables, command line.
 
-Everything has a default but the LAN that the deckies join: `interface` and `subnet` have none, because guessing them
-would put decoys onto the wrong network. They are asked for where they are used, by `deploy` and `doctor`, so that an
-agent without them still answers the master.
+Everything has a default. The LAN that the deckies join is made out on the worker (`deploying.detecting`) where
+`interface` and `subnet` do not name it; where that cannot be done it is said when it is needed, by `deploy` and
+`doctor`, so that the agent answers the master all the same.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import NoDecode
 
+from decnet_agent.deploying.lan import AddressRange
 from decnet_core.settings import RoleSettings
 
 _MIB = 1 << 20
@@ -27,13 +29,15 @@ class AgentSettings(RoleSettings):
     """Where the master reaches the agent; give a management address where the worker has one."""
     docker_host: str = "unix:///var/run/docker.sock"
     interface: Annotated[str, Field(pattern=r"^[^\s/]{1,15}$")] | None = None
-    """The network interface whose LAN the deckies join (15 characters: IFNAMSIZ)."""
+    """The network interface whose LAN the deckies join (15 characters: IFNAMSIZ); None is the default route's."""
     subnet: IPv4Network | None = None
-    """That LAN's subnet."""
+    """That LAN's subnet; None is the one on the interface."""
     gateway: IPv4Address | None = None
-    """That LAN's router; None counts the first address of the subnet as such: Docker gives every network one."""
+    """That LAN's router; None is the default route's, or else the first address: Docker gives every network one."""
     ip_range: IPv4Network | None = None
     """The part of the subnet that deckies without a fixed address take theirs from; None is the whole subnet."""
+    excluded_addresses: Annotated[tuple[AddressRange, ...], NoDecode] = ()
+    """Never a decky's: addresses, subnets and ranges with spaces between them, such as DHCP's pool."""
     network_name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$")] = "decoy-lan"
     """The Docker network that the agent keeps for the deckies."""
     rootfs_image: str = "decky-rootfs:bookworm"
@@ -53,11 +57,20 @@ class AgentSettings(RoleSettings):
     event_log_file_bytes: Annotated[int, Field(ge=1 << 16)] = 64 * _MIB
     """A file of the event log is rotated at this size."""
 
+    @field_validator("excluded_addresses", mode="before")
+    @classmethod
+    def _split_addresses(cls, given: object) -> object:
+        if not isinstance(given, str):
+            return given
+        return tuple(AddressRange.parse(word) for word in given.replace(",", " ").split())
+
     @model_validator(mode="after")
     def _range_lies_in_the_subnet(self) -> Self:
-        if self.ip_range is not None and (self.subnet is None or not self.ip_range.subnet_of(self.subnet)):
+        if self.subnet is None:
+            return self  # they are held against the LAN that is made out
+        if self.ip_range is not None and not self.ip_range.subnet_of(self.subnet):
             raise ValueError("ip-range must lie within subnet")
-        if self.gateway is not None and (self.subnet is None or self.gateway not in self.subnet):
+        if self.gateway is not None and self.gateway not in self.subnet:
             raise ValueError("gateway must lie within subnet")
         return self
 

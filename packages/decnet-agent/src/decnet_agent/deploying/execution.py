@@ -1,7 +1,11 @@
-"""Apply a shard: look, plan, do the steps one after the other, look again, report.
+"""Apply a shard: look, plan, ask the LAN, do the steps one after the other, look and ask again, report.
 
 One shard at a time. What is wanted is on disk before the first step; a step that fails is that decky's failure and
 no one else's, and the report says why. A worker that has something newer refuses. Applying again mends what failed.
+
+An address is asked for when it is chosen, again just before its decky is started, and once more when it runs: two
+workers that choose the same at the same moment both hear of it, and choose again. What is found later is drift: it is
+told, and mended when a shard is applied the next time.
 
 The engine's calls block and run one at a time in a thread of their own.
 """
@@ -10,19 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address
 from typing import ParamSpec, Protocol, TypeVar
 
 import structlog
 
+from decnet_agent.deploying.enquiry import Enquiry
+from decnet_agent.deploying.failures import Failures
+from decnet_agent.deploying.lan import Claim, NetworkFacts
 from decnet_agent.deploying.planning import (
-    Assignment,
     BuildImage,
     CreateDecky,
     CreateNetwork,
-    ExistingDecky,
-    NetworkFacts,
     PlacedDecky,
     Plan,
     RemoveDecky,
@@ -33,6 +38,8 @@ from decnet_agent.deploying.planning import (
     image_set,
     make_plan,
 )
+from decnet_agent.deploying.relocalising import Assignment
+from decnet_agent.deploying.reporting import report
 from decnet_agent.deploying.state import StateFile
 from decnet_agent.engine.client import Engine
 from decnet_agent.furnishing.accounts import ArchiveEntry, Image, furnish
@@ -40,11 +47,14 @@ from decnet_agent.furnishing.host_keys import HostKeys
 from decnet_agent.furnishing.passwords import hash_password
 from decnet_agent.memory import give_back
 from decnet_core.errors import DecnetError
-from decnet_core.fleet import DeckyPhase, DeckySpec, DeckyState, Shard, ShardReport
+from decnet_core.fleet import Shard, ShardReport
 
 DRAIN_SECS = 15.0
 """How long the last words of a stopped container may take into the log; a full disk takes longer, and is waited out
 no further: the operator asked for the decky to go."""
+
+ATTEMPTS = 5
+"""How often other addresses are taken for those that turn out to be somebody's after they were found free."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,6 +95,7 @@ class Executor:
         self._host_keys = host_keys
         self._facts = facts
         self._consoles = consoles
+        self._contested: dict[str, str] = {}
         self._turn = asyncio.Lock()
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
 
@@ -102,6 +113,11 @@ class Executor:
     def assignments(self) -> Mapping[str, Assignment]:
         """The addresses of this worker's deckies."""
         return self._state.state.previous()
+
+    @property
+    def contested(self) -> Mapping[str, str]:
+        """The deckies whose address another machine was seen to have, with its MAC."""
+        return dict(self._contested)
 
     @property
     def busy(self) -> bool:
@@ -124,47 +140,107 @@ class Executor:
         async with self._turn:
             check_generation(shard, self.generation)
             facts = self._facts()
-            state = self._state.state
-            self._state.save(shard, state.previous())
+            self._state.save(shard, self.assignments, facts)
             sets = sorted({image_set(spec) for spec in shard.deckies})
-            before = await self._call(self._engine.world, sets)
-            plan = make_plan(shard, facts, before, state.previous(), bytes.fromhex(state.seed))
-            self._state.save(shard, plan.assignments)
-            log.info("shard.planned", generation=shard.generation, steps=len(plan.steps), refused=len(plan.refused))
-            failures = await self._do(plan, shard.generation, facts)
-            self._consoles.look()
-            after = await self._call(self._engine.world, sets)
+            before = world = await self._call(self._engine.world, sets)
+            enquiry = self._enquiry(facts, sets)
+            attempt = 0
+            while True:
+                attempt += 1
+                plan = await self._plan(shard, facts, world, enquiry)
+                self._state.save(shard, plan.assignments, facts)
+                log.info("shard.planned", generation=shard.generation, steps=len(plan.steps), refused=len(plan.refused))
+                failures = await self._do(plan, shard.generation, facts, enquiry)
+                self._consoles.look()
+                world = await self._call(self._engine.world, sets)
+                await self._look_around(plan, enquiry)
+                if attempt == ATTEMPTS or not self._contested.keys() - plan.refused.keys():
+                    break
             give_back()
-            return _report(self._host, shard, plan, failures, before=before, after=after)
+            return report(self._host, shard, plan, failures, self._contested, before=before, after=world)
 
-    async def _do(self, plan: Plan, generation: int, facts: NetworkFacts) -> dict[str, str]:
-        failures: dict[str, str] = {}
-        failed_sets: dict[tuple[str, ...], str] = {}
-        network_failure = ""
+    async def look_around(self) -> None:
+        """Ask the LAN whether somebody else has the address of a decky that runs; a busy worker asks for itself.
+
+        Raises:
+            DecnetError: it cannot be asked.
+        """
+        if self.busy or self.shard is None:
+            return
+        async with self._turn:
+            sets = sorted({image_set(spec) for spec in self.shard.deckies})
+            facts, world = self._facts(), await self._call(self._engine.world, sets)
+            running = {decky.name for decky in world.deckies if decky.running} & self.assignments.keys()
+            held = {name: given for name, given in self.assignments.items() if name in running}
+            enquiry = self._enquiry(facts, sets)
+            await enquiry.ask([given.ip for given in held.values()], ours=True)
+            self._contest(enquiry.claimed(held))
+
+    def _enquiry(self, facts: NetworkFacts, sets: Sequence[tuple[str, ...]]) -> Enquiry:
+        def ask(addresses: Sequence[IPv4Address]) -> Awaitable[list[Claim]]:
+            return self._call(self._engine.probe, facts.interface, addresses, sets)
+
+        return Enquiry(ask, [given.mac for given in self.assignments.values()])
+
+    async def _plan(self, shard: Shard, facts: NetworkFacts, world: World, enquiry: Enquiry) -> Plan:
+        previous, seed = self.assignments, bytes.fromhex(self._state.state.seed)
+        plan = await enquiry.settle(
+            lambda claims, withheld: make_plan(shard, facts, world, previous, seed, claims=claims, withheld=withheld),
+            facts,
+            seed,
+            self._contested.keys(),
+        )
+        for name, given in plan.assignments.items():
+            if given.moved_from is not None and given != previous.get(name):
+                log.info(
+                    "decky.relocalised",
+                    decky=name,
+                    wanted=str(given.moved_from),
+                    address=str(given.ip),
+                    reason=given.moved_because,
+                )
+        return plan
+
+    async def _look_around(self, plan: Plan, enquiry: Enquiry) -> None:
+        """See whether what was just started is contested, and what could not be started because it was."""
+        started = [plan.assignments[step.name].ip for step in plan.steps if isinstance(step, StartDecky)]
+        try:
+            await enquiry.ask(started, ours=True)
+        except DecnetError as error:  # they run; the next look tells
+            log.warning("lan.probe_failed", reason=error.message, advice=error.advice)
+        self._contest(enquiry.claimed(plan.assignments))
+
+    def _contest(self, claimed: Mapping[str, Claim]) -> None:
+        for name, claim in claimed.items():
+            if self._contested.get(name) != claim.mac:
+                log.warning("decky.contested", decky=name, address=str(claim.address), mac=claim.mac)
+        self._contested = {name: claim.mac for name, claim in claimed.items()}
+
+    async def _ask_before_the_start(self, plan: Plan, enquiry: Enquiry, failures: dict[str, str]) -> None:
+        starting = [step.name for step in plan.steps if isinstance(step, StartDecky) and step.name not in failures]
+        try:
+            await enquiry.ask([plan.assignments[name].ip for name in starting])
+        except DecnetError as error:
+            log.warning("lan.probe_failed", reason=error.message, advice=error.advice)
+            failures.update(dict.fromkeys(starting, f"{error.message}. {error.advice}"))
+        for name, claim in enquiry.claimed(plan.assignments).items():
+            failures.setdefault(name, f"{claim.mac} on the LAN claims {claim.address}")
+
+    async def _do(self, plan: Plan, generation: int, facts: NetworkFacts, enquiry: Enquiry) -> dict[str, str]:
+        failures = Failures()
+        asked = False
         for step in plan.steps:
+            if isinstance(step, StartDecky) and not asked:
+                asked = True
+                await self._ask_before_the_start(plan, enquiry, failures.of_deckies)
+            if failures.stops(step):
+                continue
             try:
-                if isinstance(step, StartDecky | RemoveDecky) and step.name in failures:
-                    continue
-                if isinstance(step, CreateDecky):
-                    name = step.decky.spec.name
-                    because = failures.get(name) or network_failure or failed_sets.get(image_set(step.decky.spec))
-                    if because:
-                        failures[name] = because
-                        continue
                 await self._step(step, generation, facts)
             except DecnetError as error:
-                reason = f"{error.message}. {error.advice}"
                 log.warning("step.failed", step=type(step).__name__, reason=error.message, advice=error.advice)
-                match step:
-                    case CreateNetwork():
-                        network_failure = reason
-                    case BuildImage(services):
-                        failed_sets[services] = reason
-                    case CreateDecky(decky):
-                        failures[decky.spec.name] = reason
-                    case RemoveDecky() | StartDecky():
-                        failures[step.name] = reason
-        return failures
+                failures.add(step, f"{error.message}. {error.advice}")
+        return failures.of_deckies
 
     async def _step(self, step: Step, generation: int, facts: NetworkFacts) -> None:
         match step:
@@ -197,34 +273,3 @@ class Executor:
     def _call(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> Awaitable[T]:
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(self._threads, lambda: function(*arguments, **options))
-
-
-def _report(
-    host: str, shard: Shard, plan: Plan, failures: dict[str, str], *, before: World, after: World
-) -> ShardReport:
-    there = {decky.name: decky for decky in after.deckies if decky.complete}
-    states: dict[str, DeckyState] = {}
-    for spec in shard.deckies:
-        if spec.name not in states:
-            error = plan.refused.get(spec.name) or failures.get(spec.name)
-            states[spec.name] = _state(spec, plan, there.get(spec.name), error)
-    gone = {decky.name for decky in before.deckies} - {decky.name for decky in after.deckies}
-    return ShardReport(
-        host=host, generation=shard.generation, deckies=tuple(states.values()), removed=tuple(sorted(gone))
-    )
-
-
-def _state(spec: DeckySpec, plan: Plan, existing: ExistingDecky | None, error: str | None) -> DeckyState:
-    given = plan.assignments.get(spec.name)
-    running = existing is not None and existing.running
-    if error is None and not running:
-        error = "its container ended as soon as it was started; `docker logs` on the worker shows its last words"
-    return DeckyState(
-        name=spec.name,
-        phase=DeckyPhase.FAILED if error is not None else DeckyPhase.RUNNING,
-        services=spec.services,
-        ip=None if given is None else given.ip,
-        mac=None if given is None else given.mac,
-        container=None if existing is None else existing.container,
-        error=error,
-    )

@@ -6,6 +6,9 @@ among them: an engine that was killed. Docker 20.10 then takes the containers fo
 A decky counts as ended when two looks in a row find no running container of its. Then the whole shard is applied again,
 which changes nothing else; while it does not succeed, ever more rarely. A master's call comes first: nothing is looked
 for while a shard is being applied. Who wants a decky to rest tells the master, not Docker.
+
+Now and then the LAN is asked whether another machine has a decky's address: one that was off when the address was
+taken, or came later with an address of its own. That is told in the status, and mended at the next apply.
 """
 
 from __future__ import annotations
@@ -23,6 +26,12 @@ from decnet_core.errors import DecnetError
 LOOK_SECS = 2.0
 """One short call to the engine. A restart by its own policy takes 0.1 s the first time."""
 
+FIRST_ENQUIRY_SECS = 30.0
+"""After a start everything else comes first, above all what the master calls for."""
+
+ENQUIRY_SECS = 600.0
+"""A container that lives for a second, and three small frames for each decky."""
+
 FIRST_RETRY_SECS = 1.0
 LONGEST_RETRY_SECS = 60.0
 
@@ -32,12 +41,13 @@ log = structlog.get_logger()
 async def keep(executor: Executor, watch: EngineWatch) -> NoReturn:
     """Keep it so for ever; the first time without looking, for what runs may be made of something older."""
     delay_secs = 0.0
+    enquire_at = asyncio.get_running_loop().time() + FIRST_ENQUIRY_SECS
     while True:
         await asyncio.sleep(delay_secs)
         ok = await _apply(executor)
         delay_secs = FIRST_RETRY_SECS if ok else min(max(delay_secs, FIRST_RETRY_SECS) * 2, LONGEST_RETRY_SECS)
         if ok is not None:
-            await _until_one_has_ended(executor, watch)
+            enquire_at = await _until_one_has_ended(executor, watch, enquire_at)
 
 
 async def _apply(executor: Executor) -> bool | None:
@@ -54,13 +64,25 @@ async def _apply(executor: Executor) -> bool | None:
     return report.ok
 
 
-async def _until_one_has_ended(executor: Executor, watch: EngineWatch) -> None:
+async def _until_one_has_ended(executor: Executor, watch: EngineWatch, enquire_at: float) -> float:
+    """Return when the LAN is to be asked next."""
     missing: frozenset[str] = frozenset()
+    now = asyncio.get_running_loop().time
     while True:
         before, missing = missing, await _missing(executor, watch)
         if before & missing:
-            return
+            return enquire_at
+        if now() >= enquire_at:
+            await _enquire(executor)
+            enquire_at = now() + ENQUIRY_SECS
         await asyncio.sleep(LOOK_SECS)
+
+
+async def _enquire(executor: Executor) -> None:
+    try:
+        await executor.look_around()
+    except DecnetError as error:
+        log.warning("lan.probe_failed", reason=error.message, advice=error.advice)
 
 
 async def _missing(executor: Executor, watch: EngineWatch) -> frozenset[str]:

@@ -4,72 +4,28 @@ Pure: a shard, the worker's network, what the engine holds, and the addresses gi
 
 Invariants
 - Applying a plan and planning again gives no steps; so does a crash after any step, a new plan, and its steps.
-- No two deckies get one address or one MAC; none gets the network's, the broadcast, the gateway's or the host's own.
-- An address once given stays with the decky's name while it fits. One that the master names and that fits is taken;
-  one that does not fit this worker's LAN is replaced.
+- Addresses and MACs are what `relocalising` says.
 - Removals come first: an address may move from one decky to another within one plan.
-- A decky that cannot be placed is refused with a reason and does not keep the others from running.
+- Containers are made before any is started: what takes long is over when an address is asked for the last time.
+- A decky that cannot be placed is refused with a reason and does not keep the others from running. One that is withheld
+  is left as it is, container and all.
 
 A container that carries another `fingerprint` than the decky wanted is replaced, never mended. One that was not
 completed (the agent died while it prepared it) is removed and made again.
-
-MAC addresses look like those of real makers and are derived from the worker's secret seed, so that nobody on the LAN
-can compute them from a name; they are not derived from the address (which would be a tell).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
+from types import MappingProxyType
 
+from decnet_agent.deploying.lan import Claim, NetworkFacts
+from decnet_agent.deploying.relocalising import Assignment, relocalise
 from decnet_core.errors import Conflict
 from decnet_core.fleet import DeckySpec, Shard
-
-# Makers of NICs in ordinary servers and desktops: Dell, HP, Intel, Supermicro, Lenovo, Fujitsu.
-_MAKERS = ("b0:83:fe", "3c:d9:2b", "a0:36:9f", "ac:1f:6b", "6c:0b:84", "90:1b:0e")
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkFacts:
-    """The worker's LAN: what deckies join, and what they must not take."""
-
-    interface: str
-    subnet: IPv4Network
-    gateway: IPv4Address | None = None
-    ip_range: IPv4Network | None = None
-    own: frozenset[IPv4Address] = frozenset()
-
-    def usable(self, address: IPv4Address) -> bool:
-        """Tell whether a decky may have the address."""
-        return address in self.subnet and not self._is_reserved(address)
-
-    @property
-    def router(self) -> IPv4Address | None:
-        """The address that Docker gives to the router of the network, whether there is one or not."""
-        if self.gateway is not None or self.subnet.num_addresses == 1:
-            return self.gateway
-        return self.subnet[0 if self.subnet.prefixlen == 31 else 1]
-
-    def free_addresses(self) -> Iterator[IPv4Address]:
-        """Every address that a decky without one may get, lowest first."""
-        for address in self.ip_range or self.subnet:
-            if not self._is_reserved(address):
-                yield address
-
-    def _is_reserved(self, address: IPv4Address) -> bool:
-        point_to_point = self.subnet.prefixlen >= 31  # RFC 3021: no network and no broadcast address
-        ends = () if point_to_point else (self.subnet.network_address, self.subnet.broadcast_address)
-        return address in ends or address == self.router or address in self.own
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """The address and MAC that a decky's name holds on this worker."""
-
-    ip: IPv4Address
-    mac: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,11 +114,19 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The steps, in order; the addresses that hold from now on; and who cannot be placed, with the reason."""
+    """The way from the world to the shard.
+
+    Attributes:
+        steps: in order.
+        assignments: the addresses that hold from now on.
+        refused: who cannot be placed, with the reason.
+        homeless: those of them for whom no address is left.
+    """
 
     steps: tuple[Step, ...]
     assignments: Mapping[str, Assignment]
     refused: Mapping[str, str]
+    homeless: frozenset[str] = frozenset()
 
 
 def check_generation(shard: Shard, known: int) -> None:
@@ -188,7 +152,16 @@ def network_key(facts: NetworkFacts) -> str:
     return f"{facts.interface} {facts.subnet} {facts.gateway or '-'}"
 
 
-def make_plan(shard: Shard, facts: NetworkFacts, world: World, previous: Mapping[str, Assignment], seed: bytes) -> Plan:
+def make_plan(
+    shard: Shard,
+    facts: NetworkFacts,
+    world: World,
+    previous: Mapping[str, Assignment],
+    seed: bytes,
+    *,
+    claims: Collection[Claim] = (),
+    withheld: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:
     """Plan the way from the world to the shard.
 
     Args:
@@ -197,6 +170,8 @@ def make_plan(shard: Shard, facts: NetworkFacts, world: World, previous: Mapping
         world: what the engine holds.
         previous: addresses given before, also those of deckies that are gone.
         seed: the worker's secret, at most 64 bytes.
+        claims: what was heard of addresses on the LAN.
+        withheld: deckies that are not touched now, with the reason.
     """
     refused: dict[str, str] = {}
     specs: dict[str, DeckySpec] = {}
@@ -214,91 +189,47 @@ def make_plan(shard: Shard, facts: NetworkFacts, world: World, previous: Mapping
                 f"there is no image for {', '.join(image_set(spec))} and nothing to build one from; "
                 "`decnet-agent doctor` says what is missing"
             )
-    assignments = _assign(buildable, facts, previous, seed)
-    for name in buildable.keys() - assignments.keys():
-        refused[name] = f"no address is left in {facts.ip_range or facts.subnet}"
+    given = relocalise(buildable, facts, previous, seed, claims)
+    assignments = {**given.assignments, **_held(given.assignments, withheld, previous)}
+    refused.update(given.refused)
+    refused.update({name: reason for name, reason in withheld.items() if name in assignments})
     key = network_key(facts)
     placed = {
         name: PlacedDecky(spec, assignments[name].ip, assignments[name].mac, world.image_keys[image_set(spec)], key)
         for name, spec in buildable.items()
         if name in assignments
     }
-    return Plan(tuple(_steps(placed, key, world)), assignments, refused)
+    steps = tuple(_steps(placed, key, world, withheld.keys()))
+    return Plan(steps, assignments, refused, frozenset(given.refused))
 
 
-def _steps(placed: Mapping[str, PlacedDecky], key: str, world: World) -> Iterator[Step]:
+def _held(
+    given: Mapping[str, Assignment], withheld: Collection[str], previous: Mapping[str, Assignment]
+) -> dict[str, Assignment]:
+    """Return what withheld deckies have, where that is another address than the one that they would get."""
+    taken = {each.ip for name, each in given.items() if name not in withheld}
+    return {name: previous[name] for name in withheld if name in previous and previous[name].ip not in taken}
+
+
+def _steps(placed: Mapping[str, PlacedDecky], key: str, world: World, withheld: Collection[str]) -> Iterator[Step]:
     kept: dict[str, ExistingDecky] = {}
     for existing in world.deckies:
+        if existing.name in withheld:
+            continue
         wanted = placed.get(existing.name)
         fits = wanted is not None and existing.complete and existing.fingerprint == wanted.fingerprint
         if fits and existing.name not in kept:
             kept[existing.name] = existing
         else:
             yield RemoveDecky(existing.name, existing.container)
-    if placed and world.network_key != key:
+    due = {name: decky for name, decky in placed.items() if name not in withheld}
+    if due and world.network_key != key:
         yield CreateNetwork(key)
-    missing = {image_set(decky.spec) for name, decky in placed.items() if name not in kept} - world.images
-    for services in sorted(missing):
+    made = {name: decky for name, decky in due.items() if name not in kept}
+    for services in sorted({image_set(decky.spec) for decky in made.values()} - world.images):
         yield BuildImage(services)
-    for name, decky in placed.items():
-        if name not in kept:
-            yield CreateDecky(decky)
-        if name not in kept or not kept[name].running:
+    for decky in made.values():
+        yield CreateDecky(decky)
+    for name in due:
+        if name in made or not kept[name].running:
             yield StartDecky(name)
-
-
-def _assign(
-    specs: Mapping[str, DeckySpec], facts: NetworkFacts, previous: Mapping[str, Assignment], seed: bytes
-) -> dict[str, Assignment]:
-    addresses = _assign_addresses(specs, facts, previous)
-    macs: dict[str, str] = {}
-    for name, spec in specs.items():
-        if spec.mac is not None and spec.mac not in macs.values():
-            macs[name] = spec.mac
-    taken = set(macs.values())
-    for name in addresses:
-        if name in macs:
-            continue
-        before = previous.get(name)
-        mac = before.mac if before is not None and before.mac not in taken else _new_mac(name, seed, taken)
-        macs[name] = mac
-        taken.add(mac)
-    return {name: Assignment(ip, macs[name]) for name, ip in addresses.items()}
-
-
-def _assign_addresses(
-    specs: Mapping[str, DeckySpec], facts: NetworkFacts, previous: Mapping[str, Assignment]
-) -> dict[str, IPv4Address]:
-    chosen: dict[str, IPv4Address] = {}
-    taken: set[IPv4Address] = set()
-
-    def take(name: str, address: IPv4Address) -> None:
-        if name not in chosen and address not in taken and facts.usable(address):
-            chosen[name] = address
-            taken.add(address)
-
-    for name, spec in specs.items():
-        if spec.ip is not None:
-            take(name, spec.ip)
-    for name in specs:
-        if name in previous:
-            take(name, previous[name].ip)
-    free = facts.free_addresses()
-    for name in specs:
-        while name not in chosen:
-            address = next(free, None)
-            if address is None:
-                break
-            take(name, address)
-    # in the shard's order, so that equal inputs give equal plans to the letter
-    return {name: chosen[name] for name in specs if name in chosen}
-
-
-def _new_mac(name: str, seed: bytes, taken: set[str]) -> str:
-    attempt = 0
-    while True:
-        digest = blake2b(f"{name}\0{attempt}".encode(), key=seed, digest_size=4).digest()
-        mac = ":".join((_MAKERS[digest[0] % len(_MAKERS)], *(f"{byte:02x}" for byte in digest[1:])))
-        if mac not in taken:
-            return mac
-        attempt += 1

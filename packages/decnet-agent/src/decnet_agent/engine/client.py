@@ -26,11 +26,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from decnet_agent.deploying.planning import ExistingDecky, NetworkFacts, PlacedDecky, World, image_set
+from decnet_agent.deploying.lan import Claim, NetworkFacts
+from decnet_agent.deploying.planning import ExistingDecky, PlacedDecky, World, image_set
 from decnet_agent.engine.contexts import ImageContexts
 from decnet_agent.engine.images import EngineImages
 from decnet_agent.engine.labels import (
@@ -42,6 +44,7 @@ from decnet_agent.engine.labels import (
     LABEL_NETWORK,
     LABEL_SERVICES,
 )
+from decnet_agent.engine.probing import probe
 from decnet_agent.furnishing.accounts import ACCOUNT_FILES, ArchiveEntry, Image, to_tar
 from decnet_core.errors import Conflict, DecnetError, NotFound, Unavailable
 
@@ -170,6 +173,18 @@ class Engine:
                 ipam=IPAMConfig(pool_configs=[pool]),
                 labels={LABEL_NETWORK: key},
             )
+
+    def probe(
+        self, interface: str, addresses: Sequence[IPv4Address], service_sets: Sequence[tuple[str, ...]]
+    ) -> list[Claim]:
+        """Ask the LAN who has the addresses; `service_sets` are those whose images may do it where there is no base.
+
+        Raises:
+            ConfigError: the interface cannot be used.
+            Unavailable: the engine does not answer, or does not run what asks.
+        """
+        with self._talking(f"ask the LAN on {interface} for addresses"):
+            return probe(self._open(), self._images.sources(service_sets), interface, addresses)
 
     def build_image(self, services: tuple[str, ...]) -> None:
         """Make the image of a set of services, and the base below it when that is missing."""

@@ -37,6 +37,10 @@ class EngineImages:
         """Name the image of a set."""
         return image_tag(services)
 
+    def sources(self, service_sets: Sequence[tuple[str, ...]]) -> list[str]:
+        """Name the images of which a worker that can run anything has one."""
+        return [self._base_image, self._rootfs_image, *map(image_tag, service_sets)]
+
     def survey(
         self, client: DockerClient, service_sets: Sequence[tuple[str, ...]]
     ) -> tuple[Mapping[tuple[str, ...], str], frozenset[tuple[str, ...]]]:
