@@ -34,7 +34,7 @@ from decnet_master.enrolment.tokens import hash_secret
 from decnet_master.problems import Unauthenticated
 from decnet_master.rate_limit import RateLimit
 from decnet_master.store import Store
-from decnet_master.swarmctl.dispatch import Dispatcher
+from decnet_master.swarmctl.checking import Checker
 
 SCRIPTS = 30
 SCRIPT_EVERY_SECS = 2.0
@@ -56,10 +56,10 @@ log = structlog.get_logger()
 class Bootstrap:
     """Answers hosts that have nothing yet."""
 
-    def __init__(self, store: Store, bundles: Bundles, dispatcher: Dispatcher) -> None:
+    def __init__(self, store: Store, bundles: Bundles, checker: Checker) -> None:
         self._store = store
         self._bundles = bundles
-        self._dispatcher = dispatcher
+        self._checker = checker
         self._script = script()
         self._scripts = RateLimit(SCRIPTS, SCRIPT_EVERY_SECS)
         self._downloads = RateLimit(DOWNLOADS, DOWNLOAD_EVERY_SECS)
@@ -122,7 +122,7 @@ class Bootstrap:
         is_current = await self._store.certificates.is_current(peer.identity, peer.fingerprint, now)
         if peer.identity.role is not Role.AGENT or not is_current:
             raise TrustError(f"{peer.identity} is no agent of this master now", "Enrol the worker, and let it join.")
-        (checked,) = await self._dispatcher.check([await self._store.hosts.get(peer.identity.host)])
+        (checked,) = await self._checker.check([await self._store.hosts.get(peer.identity.host)])
         return SeenReply(ok=checked.ok, error=shown(checked.error or ""), advice=shown(checked.advice or ""))
 
 

@@ -164,7 +164,7 @@ def _platform_fits(platform: str, target: Target) -> bool:
 def _python_fits(python: str, abi: str, minor: int) -> bool:
     compiled = python.startswith("cp3") and python[3:].isdecimal()
     if abi == "none":
-        own = {f"py3{version}" for version in range(minor + 1)} | {"py3", "cp3", f"cp3{minor}"}
+        own = {f"py3{version}" for version in range(minor + 1)} | {"py3", f"cp3{minor}"}
         return python in own
     if abi == "abi3":
         return compiled and int(python[3:]) <= minor

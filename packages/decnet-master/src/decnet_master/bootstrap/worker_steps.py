@@ -53,6 +53,7 @@ ENROLMENT = Path("/var/lib/decnet/enrolment.json")
 LOCK = Path("/run/decnet-bootstrap.lock")
 DOCKER_SOCKET = Path("/run/docker.sock")
 PROGRAM_LINKS = Path("/usr/local/bin")
+UNITS = Path("/etc/systemd/system")
 
 PARTS = ("agent", "logship", "updater")
 OLDEST_PYTHON = (3, 11)
@@ -218,6 +219,12 @@ class Bootstrap:
 
     def _start(self, memory: dict[str, Any]) -> None:
         """Enable and start the units; all are restarted once after a release was put into use."""
+        for part in self._without:
+            unit = f"decnet-{part}.service"
+            if (UNITS / unit).exists():
+                _run(["systemctl", "disable", "--quiet", "--now", unit], timeout_secs=UNIT_SECS)
+                (UNITS / unit).unlink()
+                say(f"{unit} was there, and is left out from now on")
         parts = [part for part in ("agent", "logship", "tap", "updater") if part not in self._without]
         verb = "start" if memory["started"] else "restart"
         for part in parts:
