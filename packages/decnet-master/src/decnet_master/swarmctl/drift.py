@@ -4,7 +4,7 @@ Pure: what is placed on a worker and what its agent says go in, deviations come 
 shall be. `cure` says what to do about them, `news` which deckies are not as they were last known.
 
 An address is the worker's to choose where the one that was asked for does not fit, so that another one is no deviation;
-one that another decky of the worker has as well is.
+one that another decky of the worker or another machine on its LAN has as well is.
 """
 
 from __future__ import annotations
@@ -126,10 +126,12 @@ def _of_decky(spec: DeckySpec, state: DeckyState, addresses: Counter[IPv4Address
         yield Deviation(Kind.OTHER, f"{spec.name} has the MAC {state.mac} instead of {spec.mac}", spec.name)
     if state.ip is not None and addresses[state.ip] > 1:
         yield Deviation(Kind.OTHER, f"{spec.name} shares the address {state.ip} with another", spec.name)
+    if state.contested_by is not None:
+        yield Deviation(Kind.OTHER, f"{spec.name} shares the address {state.ip} with {state.contested_by}", spec.name)
 
 
 def _is_news(decky: PlacedDecky, state: DeckyState) -> bool:
     if decky.phase is DeckyPhase.FAILED and state.phase is DeckyPhase.STOPPED:
         return False
     ip = None if state.ip is None else str(state.ip)
-    return (decky.phase, decky.ip, decky.mac) != (state.phase, ip, state.mac)
+    return (decky.phase, decky.ip, decky.mac, decky.contested_by) != (state.phase, ip, state.mac, state.contested_by)
