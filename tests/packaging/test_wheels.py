@@ -56,6 +56,7 @@ def test_it_holds_its_module_and_nothing_beside(wheels, package):
     ("package", "folder"),
     [
         ("decnet-agent", "packages/decnet-agent/src/decnet_agent/images"),
+        ("decnet-agent", "packages/decnet-agent/src/decnet_agent/host_files"),
         ("decnet-master", "packages/decnet-master/src/decnet_master/store/migrations"),
     ],
 )
