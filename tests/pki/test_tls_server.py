@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from decnet_core.endpoints import Endpoint, listen
 from decnet_core.pki.tls import IdentityFiles, client_context, server_context
-from decnet_core.tls_server import TlsServer
+from decnet_core.tls_server import TOLD_AT_ONCE, TlsServer
 from tests.pki.world import AGENT, MASTER, MASTER_HOST, WAIT_SECS, Ca
 
 LIMIT = 8
@@ -109,6 +110,26 @@ async def test_whoever_speaks_no_tls_is_hung_up_on_and_the_next_one_served(maste
                     pass
         stranger.close()
         assert await greeting(address, agent) == b"hello\n"
+
+
+async def test_what_is_refused_is_told_and_strangers_do_not_fill_the_log(master, agent, tmp_path):
+    expired = Ca.make().files(tmp_path / "stranger", AGENT)
+    context = client_context(expired, master.ca)
+    with capture_logs() as logs:
+        async with serving(master) as address:
+            for _ in range(TOLD_AT_ONCE + 5):
+                with contextlib.suppress(OSError):
+                    async with asyncio.timeout(WAIT_SECS):
+                        reader, writer = await asyncio.open_connection(
+                            *address, ssl=context, server_hostname=MASTER_HOST
+                        )
+                        await reader.read()
+                        writer.transport.abort()
+            assert await greeting(address, agent) == b"hello\n"
+    told = [line for line in logs if line["event"] == "handshake.failed"]
+    assert len(told) == TOLD_AT_ONCE
+    assert {line["address"] for line in told} == {"127.0.0.1"}
+    assert all("certificate" in line["reason"] for line in told)
 
 
 async def test_its_end_takes_handshakes_along(master):

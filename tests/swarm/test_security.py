@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from pathlib import Path
 
@@ -25,10 +24,10 @@ from decnet_master.enrolment.issuer import Issuer
 from decnet_master.settings import MasterSettings
 from decnet_master.swarmctl.app import App
 from tests.pki.world import CLIENT, Ca, lay_down, now
+from tests.swarm.flood import Flood
 from tests.swarm.master import port_of
 
 HALF_OPEN = 10_000
-KEPT_OPEN = 400  # of them at a time, on our side; the server's own bound is 64
 
 
 @pytest.fixture
@@ -128,22 +127,13 @@ async def test_ten_thousand_half_open_handshakes(
     swarm: App, controller: httpx.AsyncClient, worker: AgentSettings, tmp_path: Path
 ) -> None:
     """Each begins a handshake and goes no further; a worker joins and another renews in the midst of it."""
-    address = ("127.0.0.1", port_of(swarm.enrolment_socket))
-    hello = _client_hello()
-    strangers: list[socket.socket] = []
     with capture_logs() as logs:
-        try:
-            for number in range(HALF_OPEN):
-                strangers.append(await _half_open(address, hello))
-                if len(strangers) > KEPT_OPEN:
-                    strangers.pop(0).close()
-                if number == HALF_OPEN // 2:
-                    await _insist(asyncio.to_thread, renew, worker, forced=True)
+        async with Flood(port_of(swarm.enrolment_socket), MASTER_HOST) as flood:
+            await flood.pour(HALF_OPEN // 2)
+            await _insist(asyncio.to_thread, renew, worker, forced=True)
+            await flood.pour(HALF_OPEN // 2)
             await join(controller, AgentSettings.load(data_directory=tmp_path / "w2"), "w2")
             assert await ask(swarm, context_of(worker), "/renewed") == 204
-        finally:
-            for stranger in strangers:
-                stranger.close()
     assert "handshakes.cut" in [line["event"] for line in logs]
 
 
@@ -157,25 +147,6 @@ async def _insist(call, *arguments, **named) -> None:
                 raise
         else:
             return
-
-
-async def _half_open(address: tuple[str, int], hello: bytes) -> socket.socket:
-    loop = asyncio.get_running_loop()
-    stranger = socket.socket()
-    stranger.setblocking(False)
-    await loop.sock_connect(stranger, address)
-    await loop.sock_sendall(stranger, hello)
-    return stranger
-
-
-def _client_hello() -> bytes:
-    """The first flight of a TLS client, and no more of it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    sent = ssl.MemoryBIO()
-    tls = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=MASTER_HOST)
-    with pytest.raises(ssl.SSLWantReadError):
-        tls.do_handshake()
-    return sent.read()
 
 
 async def test_confirming_is_for_the_holder_of_what_is_shown(

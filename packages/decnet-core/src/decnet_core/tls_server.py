@@ -11,6 +11,10 @@ that has the most (`decnet_core.crowd`). That is for servers that ask for no cer
 their handshakes and fall silent would else have all the places; where each peer holds a certificate of the private CA,
 whom to turn away is the protocol's to say.
 
+Each handshake that fails by what the peer shows or speaks (an ended certificate, one of another CA, none, an old TLS)
+is told with its address and reason, `TOLD_AT_ONCE` a minute; of the rest the next line says how many they were. A
+server that counts refusals itself tells of them itself. Who says nothing or hangs up is no refusal.
+
 The buffers that asyncio keeps for each TLS connection are bounded for the whole process.
 
 What it does not do: stand a flood of packets, which is the network's task.
@@ -41,6 +45,9 @@ ACCEPT_RETRY_SECS = 0.1
 
 TELL_SECS = 60.0
 
+TOLD_AT_ONCE = 20
+"""Lines about failed handshakes in TELL_SECS: enough to see a mishap by, too few for strangers to fill a disk with."""
+
 log = structlog.get_logger()
 
 
@@ -54,7 +61,8 @@ class TlsServer:
         handshake_secs: how long one may take.
         max_handshakes: how many may be under way.
         max_connections: how many connections may be; None where the protocol bounds them itself.
-        refused: told the address and the reason of each connection that got no further, so that it can be counted.
+        refused: told the address and the reason of each connection that got no further, so that it can be counted and
+            told; None leaves the telling to this server.
     """
 
     def __init__(
@@ -66,10 +74,11 @@ class TlsServer:
         handshake_secs: float,
         max_handshakes: int = MAX_HANDSHAKES,
         max_connections: int | None = None,
-        refused: Callable[[str, str], None] = lambda _address, _why: None,
+        refused: Callable[[str, str], None] | None = None,
     ) -> None:
         bound_connection_memory()
-        self._refused = refused
+        self._tells = refused is None
+        self._refused = refused or (lambda _address, _why: None)
         self._listener, self._context = listener, context
         self._protocol = protocol
         if max_connections is not None:
@@ -77,7 +86,8 @@ class TlsServer:
         self._handshake_secs, self._max_handshakes = handshake_secs, max_handshakes
         self._handshakes: dict[asyncio.Task[None], socket.socket] = {}  # oldest first
         self._cut = self._cut_connections = 0
-        self._told_at = self._told_connections_at = -TELL_SECS
+        self._told_at = self._told_connections_at = self._telling_since = -TELL_SECS
+        self._told_failures = self._untold_failures = 0
         self._accepting = asyncio.get_running_loop().create_task(self._accept(), name="accept")
 
     def close(self) -> None:
@@ -127,8 +137,21 @@ class TlsServer:
             )
         except OSError as error:  # ssl.SSLError and TimeoutError are such
             accepted.close()
-            log.debug("handshake.failed")
-            self._refused(address, getattr(error, "reason", None) or type(error).__name__)
+            why = getattr(error, "verify_message", None) or getattr(error, "reason", None) or type(error).__name__
+            if self._tells and isinstance(error, ssl.SSLError):
+                self._tell_failure(address, why)
+            self._refused(address, why)
+
+    def _tell_failure(self, address: str, why: str) -> None:
+        now = time.monotonic()
+        if now - self._telling_since >= TELL_SECS:
+            self._telling_since, self._told_failures = now, 0
+        if self._told_failures >= TOLD_AT_ONCE:
+            self._untold_failures += 1
+            return
+        self._told_failures += 1
+        log.warning("handshake.failed", address=address, reason=why, untold=self._untold_failures)
+        self._untold_failures = 0
 
     def _end_oldest(self) -> None:
         _hang_up(self._handshakes.pop(next(iter(self._handshakes))))
