@@ -5,7 +5,7 @@ Programs read them: fields are added, never renamed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,15 @@ from pydantic import Field
 from decnet_core.fleet import Account, Contract, DeckyPhase
 
 if TYPE_CHECKING:  # the CLI reads these documents and needs no database for it
-    from decnet_master.store import Host, PlacedDecky
+    from decnet_master.store import Heartbeat, Host, PlacedDecky
 
 
 class HostView(Contract):
-    """A worker as the master knows it; a `capacity` of None is as many deckies as any takes."""
+    """A worker as the master knows it; a `capacity` of None is as many deckies as any takes.
+
+    `unreachable_since` is when its agent last answered, while it does not. `drift` says how it differed from what it
+    shall be when it did, and `repair` why that could not be mended, `repair_failures` times in a row.
+    """
 
     name: str
     status: str
@@ -29,6 +33,10 @@ class HostView(Contract):
     seen_at: datetime | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     capacity: int | None = None
+    unreachable_since: datetime | None = None
+    drift: tuple[str, ...] = ()
+    repair: str | None = None
+    repair_failures: int = 0
 
 
 class HostList(Contract):
@@ -41,7 +49,8 @@ class DeckyView(Contract):
     """One decky: as it shall be and as its worker last reported it. `phase` is None until there is a report.
 
     `ip` is the address that it has; where another one was wanted, `moved_from` is that and `moved_because` says why.
-    `contested_by` is the MAC of another machine that has the address too.
+    `contested_by` is the MAC of another machine that has the address too. `unreachable_since` is when its worker last
+    answered, while it does not: what is shown is of that time then.
     """
 
     name: str
@@ -56,6 +65,7 @@ class DeckyView(Contract):
     moved_from: str | None = None
     moved_because: str | None = None
     contested_by: str | None = None
+    unreachable_since: datetime | None = None
 
 
 class DeckyList(Contract):
@@ -64,8 +74,8 @@ class DeckyList(Contract):
     deckies: tuple[DeckyView, ...]
 
 
-def host_view(host: Host) -> HostView:
-    """Show one host."""
+def host_view(host: Host, beat: Heartbeat | None = None) -> HostView:
+    """Show one host, with what its heartbeats say."""
     return HostView(
         name=host.name,
         status=host.status.value,
@@ -76,16 +86,21 @@ def host_view(host: Host) -> HostView:
         seen_at=host.seen_at,
         labels=dict(host.labels),
         capacity=host.capacity,
+        unreachable_since=None if beat is None else beat.unreachable_since,
+        drift=() if beat is None else beat.drift,
+        repair=None if beat is None else beat.repair,
+        repair_failures=0 if beat is None else beat.repairs_alike,
     )
 
 
-def host_list(hosts: Iterable[Host]) -> HostList:
-    """Show hosts, in the order given."""
-    return HostList(hosts=tuple(map(host_view, hosts)))
+def host_list(hosts: Iterable[Host], beats: Mapping[str, Heartbeat]) -> HostList:
+    """Show hosts, in the order given, with what their heartbeats say."""
+    return HostList(hosts=tuple(host_view(host, beats.get(host.name)) for host in hosts))
 
 
-def decky_list(deckies: Iterable[PlacedDecky]) -> DeckyList:
+def decky_list(deckies: Iterable[PlacedDecky], beats: Mapping[str, Heartbeat]) -> DeckyList:
     """Show deckies by name; what a worker reported goes before what was planned."""
+    away = {host: beat.unreachable_since for host, beat in beats.items()}
     return DeckyList(
         deckies=tuple(
             DeckyView(
@@ -101,6 +116,7 @@ def decky_list(deckies: Iterable[PlacedDecky]) -> DeckyList:
                 moved_from=decky.moved_from,
                 moved_because=decky.moved_because,
                 contested_by=decky.contested_by,
+                unreachable_since=away.get(decky.host),
             )
             for decky in sorted(deckies, key=lambda decky: decky.spec.name)
         )

@@ -69,10 +69,10 @@ def _inventory(store: Store) -> APIRouter:
 
     @routes.get("/deckies")
     async def deckies() -> DeckyList:
-        return decky_list(await store.fleet.current())
+        return decky_list(await store.fleet.current(), await store.heartbeats.list())
 
     @routes.get("/hosts")
     async def hosts() -> HostList:
-        return host_list(await store.hosts.list())
+        return host_list(await store.hosts.list(), await store.heartbeats.list())
 
     return routes

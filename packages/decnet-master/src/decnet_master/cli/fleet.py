@@ -93,6 +93,8 @@ def _words(words: Sequence[str]) -> str:
 
 
 def _remark(decky: DeckyView) -> str | None:
+    if decky.unreachable_since is not None:
+        return f"its worker does not answer since {decky.unreachable_since:%Y-%m-%d %H:%M:%S}"
     if decky.error is not None:
         return decky.error
     if decky.contested_by is not None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from decnet_core.identity import is_host_name
 from decnet_master.cli import bootstrap as bootstrapping
-from decnet_master.cli import terminal, tokens
+from decnet_master.cli import checks, terminal, tokens
 from decnet_master.cli.bootstrap import Part
-from decnet_master.cli.outcome import judge
 from decnet_master.settings import MasterSettings
+
+if TYPE_CHECKING:
+    from decnet_master.views import HostView
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -131,39 +133,20 @@ def _list(as_json: Json = False) -> None:
         return
     terminal.print_table(
         ("name", "status", "address", "version", "seen"),
-        [(host.name, host.status, host.address, host.version, host.seen_at) for host in reply.hosts],
+        [(host.name, _status(host), host.address, host.version, host.seen_at) for host in reply.hosts],
     )
 
 
+def _status(host: HostView) -> str:
+    if host.unreachable_since is None:
+        return host.status
+    return f"unreachable since {host.unreachable_since:%Y-%m-%d %H:%M:%S}"
+
+
 def _check(as_json: Json = False) -> None:
-    """Ask every active worker how it is."""
+    """Ask agent, updater and log shipper of every active worker how they are."""
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
     with Controller(MasterSettings.load()) as controller:
         reply = controller.check()
-    if as_json:
-        terminal.print_json(reply.model_dump(mode="json"))
-    else:
-        terminal.print_table(
-            ("worker", "ok", "version", "generation", "deckies", "engine", "taps", "log heard"),
-            [
-                (
-                    row.host,
-                    terminal.yes(row.ok),
-                    row.version,
-                    row.generation,
-                    row.deckies,
-                    row.engine,
-                    row.taps,
-                    row.heard_at and f"{row.heard_at:%Y-%m-%d %H:%M:%S}",
-                )
-                for row in reply.results
-            ],
-        )
-        for row in reply.results:
-            if not row.ok:
-                terminal.say_failure(row.host, row.error, row.advice)
-            if row.silent_since is not None:
-                said = f"{row.host}: nothing comes from its log since {row.silent_since:%Y-%m-%d %H:%M:%S} UTC"
-                terminal.say_failure(row.host, said, "Run `decnet-logship status` there.")
-    judge([(row.host, row.ok) for row in reply.results], "answered")
+    checks.show(reply, as_json=as_json)

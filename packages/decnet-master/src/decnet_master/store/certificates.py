@@ -140,6 +140,21 @@ class Certificates:
                 await _see(connection, unseen, now)
         return frozenset(one for one, key in current.items() if key in rows)
 
+    async def updaters_seen(self) -> frozenset[str]:
+        """Name the active hosts whose updater has answered us: those that have one, for it is optional."""
+        query = (
+            select(hosts.c.name)
+            .join(certificates, certificates.c.host == hosts.c.name)
+            .where(
+                certificates.c.identity.startswith(f"{Role.UPDATER}@"),
+                certificates.c.seen_at.is_not(None),
+                certificates.c.revoked_at.is_(None),
+                hosts.c.status == HostStatus.ACTIVE.value,
+            )
+        )
+        async with self._database.read() as connection:
+            return frozenset((await connection.execute(query)).scalars())
+
     async def standings(self) -> list[Standing]:
         """Tell of each active host, by name, which certificates its agent has."""
         query = (

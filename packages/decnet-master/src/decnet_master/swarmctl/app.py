@@ -36,12 +36,14 @@ from decnet_master.http_server import serve
 from decnet_master.settings import MasterSettings
 from decnet_master.store import Store
 from decnet_master.swarmctl.agent_client import AgentClient
+from decnet_master.swarmctl.checking import Checker
 from decnet_master.swarmctl.currency import CurrentCertificates
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.heartbeat import Heart
 from decnet_master.swarmctl.keeper import IdentityKeeper
 from decnet_master.swarmctl.reconciler import Reconciler
 from decnet_master.swarmctl.routes import controller
+from decnet_master.swarmctl.updater_client import UpdaterClient
 
 log = structlog.get_logger()
 
@@ -78,10 +80,12 @@ class App:
         identity = LiveIdentity.open(KeyStore(settings.identities_directory), Role.MASTER, now)
         bound = _endpoint(self.enrolment_socket)
         async with await Store.open(settings.database) as store:
-            agents = AgentClient(identity.client_context, CurrentCertificates(store))
+            current = CurrentCertificates(store)
+            agents = AgentClient(identity.client_context, current)
             dispatcher = Dispatcher(agents, store)
             reconciler = Reconciler(store, dispatcher, Random())  # noqa: S311 -- pauses, no secrets
             heart = Heart(store, dispatcher, reconciler, settings.heartbeat_secs, Random())  # noqa: S311 -- as above
+            checker = Checker(store, dispatcher, UpdaterClient(identity.client_context, current))
             registrar = Registrar(store, issuer, Endpoint.parse(settings.listener_address).port)
             keeper = IdentityKeeper(issuer, identity)
             control = controller(
@@ -94,12 +98,13 @@ class App:
                 dispatcher,
                 registrar,
                 keeper,
+                checker=checker,
                 secret=secret,
                 address=Endpoint.parse(settings.controller_address),
                 token_minutes=settings.token_minutes,
                 bundles=Bundles(settings.bundles_directory),
             )
-            bootstrap = Bootstrap(store, Bundles(settings.bundles_directory), dispatcher)
+            bootstrap = Bootstrap(store, Bundles(settings.bundles_directory), checker)
             tls = identity.server_context(clients=Clients.ASKED)
             try:
                 async with asyncio.TaskGroup() as group:

@@ -19,13 +19,10 @@ from decnet_core.logs import shown
 from decnet_master.store import Host, Store
 from decnet_master.swarmctl.agent_client import AgentClient, Worker
 from decnet_master.swarmctl.lines import PROBE_SECS, Job, Lines
-from decnet_master.swarmctl.messages import HostCheck, WorkerResult
+from decnet_master.swarmctl.messages import WorkerResult
 
 SENT_AT_ONCE = 64
 """Shards under way at the same time: enough that workers which build images do not keep the others waiting."""
-
-ASKED_AT_ONCE = 128
-"""A thousand workers that do not answer take 5 s each: so many at once, and a check is over within 40 s."""
 
 BUSY_SECS = 5.0
 """How long a command waits for a worker that is busy with an earlier one."""
@@ -43,7 +40,6 @@ class Dispatcher:
         self._agents = agents
         self._store = store
         self._sending = asyncio.Semaphore(SENT_AT_ONCE)
-        self._asking = asyncio.Semaphore(ASKED_AT_ONCE)
         self._lines = Lines(self._send, lambda host: agents.health(_worker(host)), probe_secs)
         self._answered_secs: dict[str, float] = {}
 
@@ -121,28 +117,6 @@ class Dispatcher:
         await self._store.hosts.seen(job.host.name, job.host.version or "", datetime.now(UTC))
         log.info("shard.sent", host=job.host.name, generation=report.generation, ok=report.ok)
         return report
-
-    async def check(self, hosts: Sequence[Host]) -> list[HostCheck]:
-        """Ask each host how it is, and remember those that answered."""
-
-        async def one(host: Host) -> HostCheck:
-            try:
-                async with self._asking:
-                    status = await self._agents.status(_worker(host))
-                await self._store.hosts.seen(host.name, status.version, datetime.now(UTC))
-            except DecnetError as error:
-                return HostCheck(host=host.name, ok=False, error=error.message, advice=error.advice)
-            return HostCheck(
-                host=host.name,
-                ok=True,
-                version=status.version,
-                generation=status.generation,
-                deckies=len(status.deckies),
-                engine=status.engine,
-                taps=status.taps,
-            )
-
-        return list(await asyncio.gather(*map(one, hosts)))
 
 
 def _worker(host: Host) -> Worker:

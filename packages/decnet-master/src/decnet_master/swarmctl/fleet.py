@@ -45,11 +45,12 @@ def router(store: Store, dispatcher: Dispatcher, secret: str) -> APIRouter:
         state: Annotated[list[State] | None, Query(max_length=10)] = None,
     ) -> DeckyList:
         found = await store.fleet.current()
-        return decky_list(
+        shown = [
             decky
             for decky in found
             if (not host or decky.host in host) and (not state or (decky.phase or "unknown") in state)
-        )
+        ]
+        return decky_list(shown, await store.heartbeats.list())
 
     @routes.post("/deploy/plan")
     async def plan_deploy(request: DeployRequest) -> FleetPlan:

@@ -16,7 +16,7 @@ from decnet_master.enrolment.registrar import Registrar
 from decnet_master.enrolment.tokens import TokenMint
 from decnet_master.planning import NoWorkers
 from decnet_master.store import Host, HostStatus, Store, Token
-from decnet_master.store.shipping import WorkerShipping
+from decnet_master.swarmctl.checking import Checker
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.messages import (
     BundleReply,
@@ -25,7 +25,6 @@ from decnet_master.swarmctl.messages import (
     DecommissionReply,
     EnrollReply,
     EnrollRequest,
-    HostCheck,
     TokenList,
     TokenView,
 )
@@ -39,14 +38,14 @@ BUNDLE_TOKEN = timedelta(minutes=1)
 
 
 def router(
-    store: Store, mint: TokenMint, registrar: Registrar, dispatcher: Dispatcher, token_minutes: int
+    store: Store, mint: TokenMint, registrar: Registrar, dispatcher: Dispatcher, checker: Checker, *, token_minutes: int
 ) -> APIRouter:
     """Build the room's routes."""
     routes = APIRouter()
 
     @routes.get("/hosts")
     async def list_hosts() -> HostList:
-        return host_list(await store.hosts.list())
+        return host_list(await store.hosts.list(), await store.heartbeats.list())
 
     @routes.post("/hosts", status_code=201)
     async def enroll(request: EnrollRequest) -> EnrollReply:
@@ -97,17 +96,9 @@ def router(
         active = await active_hosts(store)
         if not active:
             raise NoWorkers
-        results = await dispatcher.check(active)
-        shipping = {worker.host: worker for worker in (await store.shipping.overview(datetime.now(UTC))).workers}
-        return CheckReply(results=tuple(_with_shipping(result, shipping.get(result.host)) for result in results))
+        return CheckReply(results=tuple(await checker.check(active)))
 
     return routes
-
-
-def _with_shipping(result: HostCheck, shipping: WorkerShipping | None) -> HostCheck:
-    if shipping is None:
-        return result
-    return result.model_copy(update={"heard_at": shipping.heard_at, "silent_since": shipping.silent_since})
 
 
 def _token(token: Token) -> TokenView:

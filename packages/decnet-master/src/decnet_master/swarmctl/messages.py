@@ -7,6 +7,7 @@ documents, so that scripts depend on them: fields are added, never renamed.
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
@@ -136,24 +137,54 @@ class RetireRequest(Contract):
     force: bool = False
 
 
+class LogState(StrEnum):
+    """How a worker's log shipper stands, as far as the listener knows."""
+
+    SHIPS = "ships"
+    """It is connected."""
+    AWAY = "away"
+    """It should ship and is not connected, and not for long enough to be called silent."""
+    SILENT = "silent"
+    IDLE = "idle"
+    """It is not connected and need not be: it has no deckies."""
+    UNKNOWN = "unknown"
+    """No listener reports."""
+
+
 class HostCheck(Contract):
     """What came of asking one worker how it is.
 
-    `ok` and what follows is its agent's; `heard_at` is when its log shipper was last heard, and `silent_since` the same
-    while that is too long ago.
+    `ok`, `version`, `generation`, `deckies`, `engine`, `taps`, `error` and `advice` are its agent's. `updater_ok` is
+    None where no updater answers and none ever did. `heard_at` is when its log shipper was last heard, `silent_since`
+    the same while that is too long ago. `wanted_generation` is what it must have heard of; `drift` says how it differs
+    from what it shall be, and `repair` why that could not be mended, `repair_failures` times in a row.
     """
 
     host: str
     ok: bool
     version: str | None = None
     generation: int | None = None
+    wanted_generation: int | None = None
     deckies: int | None = None
     engine: str | None = None
     taps: str | None = None
+    updater_ok: bool | None = None
+    updater_version: str | None = None
+    updater_error: str | None = None
+    log: LogState = LogState.UNKNOWN
     heard_at: datetime | None = None
     silent_since: datetime | None = None
+    certificate_ends_at: datetime | None = None
+    drift: tuple[str, ...] = ()
+    repair: str | None = None
+    repair_failures: int = 0
     error: str | None = None
     advice: str | None = None
+
+    @property
+    def well(self) -> bool:
+        """Whether all three daemons are as they should be; what is being mended does not count."""
+        return self.ok and self.updater_ok is not False and self.log is not LogState.SILENT
 
 
 class CheckReply(Contract):

@@ -18,7 +18,7 @@ from decnet_core.errors import Conflict
 from decnet_core.pki.authority import CertificateAuthority
 from decnet_core.pki.rotation import Authorities
 from decnet_master.store import Store, TokenState
-from decnet_master.swarmctl.dispatch import Dispatcher
+from decnet_master.swarmctl.checking import Checker
 from decnet_master.swarmctl.hosts import active_hosts
 from decnet_master.swarmctl.keeper import IdentityKeeper
 from decnet_master.swarmctl.messages import AuthorityView, PkiStatus, RetireRequest, WorkerCertificate
@@ -28,7 +28,7 @@ _SHOWN = 10
 log = structlog.get_logger()
 
 
-def router(store: Store, keeper: IdentityKeeper, dispatcher: Dispatcher) -> APIRouter:
+def router(store: Store, keeper: IdentityKeeper, checker: Checker) -> APIRouter:
     """Build the room's routes."""
     routes = APIRouter(prefix="/pki")
 
@@ -46,7 +46,7 @@ def router(store: Store, keeper: IdentityKeeper, dispatcher: Dispatcher) -> APIR
     @routes.post("/retire")
     async def retire(request: RetireRequest) -> PkiStatus:
         if keeper.issuer.authorities.rotating and not request.force:
-            await dispatcher.check(await active_hosts(store))  # who renewed and was not seen since is seen by it
+            await checker.check(await active_hosts(store))  # who renewed and was not seen since is seen by it
             _refuse_if_needed(await _status(store, keeper.issuer.authorities))
         old = keeper.issuer.authorities.anchor.fingerprint
         await keeper.change(keeper.issuer.retire)

@@ -21,6 +21,7 @@ from decnet_master.http_guard import LOOPBACK_NAMES, Bounds, Guard
 from decnet_master.problems import Unauthenticated
 from decnet_master.store import Store
 from decnet_master.swarmctl import bootstrap, fleet, hosts, pki, traits
+from decnet_master.swarmctl.checking import Checker
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.keeper import IdentityKeeper
 from decnet_master.swarmctl.messages import ControllerHealth
@@ -36,6 +37,7 @@ def controller(
     registrar: Registrar,
     keeper: IdentityKeeper,
     *,
+    checker: Checker,
     secret: str,
     address: Endpoint,
     token_minutes: int,
@@ -49,15 +51,16 @@ def controller(
         dispatcher: talks to the agents.
         registrar: issues for workers that get a bundle.
         keeper: has the CAs open.
+        checker: asks workers how they are.
         secret: what a caller must show.
         address: where it listens; its host is a name that it answers under, beside those of the loopback.
         token_minutes: how long a token lives when the operator does not say.
         bundles: the wheels that new workers are sent.
     """
     app = bare_app(strangers=False)
-    app.include_router(hosts.router(store, mint, registrar, dispatcher, token_minutes))
+    app.include_router(hosts.router(store, mint, registrar, dispatcher, checker, token_minutes=token_minutes))
     app.include_router(traits.router(store))
-    app.include_router(pki.router(store, keeper, dispatcher))
+    app.include_router(pki.router(store, keeper, checker))
     app.include_router(fleet.router(store, dispatcher, secret))
     app.include_router(bootstrap.router(bundles))
 
