@@ -28,13 +28,14 @@ def packed(
     text: bytes = b"",
     text_bytes: int | None = None,
     padding: bytes = b"",
+    namespace: int = NAMESPACE,
     at_ns: int = 5 * SECOND,
 ) -> bytes:
     """Write one record."""
     header = struct.pack(
         "=IIQIIIIQQ16sIIII",
         kind,
-        NAMESPACE,
+        namespace,
         at_ns,
         pid,
         pid + 1000,

@@ -65,9 +65,15 @@ class Decky:
         self.run(pid, file, *words)
 
     def writes(self, path: str) -> None:
-        process = self.observer.writer(SHELL, path)
+        process = self.observer.find(NAMESPACE, SHELL)
         assert process is not None
+        assert self.observer.is_a_visitors(process, path)
         self.observer.named(process, path)
+
+    def wrote(self, pid: int, path: str) -> bool:
+        process = self.observer.find(NAMESPACE, pid)
+        assert process is not None
+        return self.observer.is_a_visitors(process, path)
 
 
 @pytest.fixture
@@ -80,7 +86,7 @@ def test_cron_by_itself_is_nobody(decky):
     decky.writes("/home/bob/notes")
     decky.cron_runs(401, b"/bin/sh", b"sh", b"-c", b"run-parts /etc/cron.hourly")
     assert decky.events == []
-    assert decky.observer.writer(401, "/var/log/some.log") is None
+    assert not decky.wrote(401, "/var/log/some.log")
 
 
 @pytest.mark.parametrize("path", ["/etc/cron.d/x", "/var/spool/cron/crontabs/bob", "/etc/inittab"])
@@ -94,7 +100,7 @@ def test_what_cron_does_on_orders_is_the_visitors(decky, path):
         (EventType.COMMAND_RUN, "10.0.0.9", "true")
     }
     assert len({event.session for event in decky.events}) == 1
-    assert decky.observer.writer(401, "/tmp/dropped") is not None
+    assert decky.wrote(401, "/tmp/dropped")
 
 
 @pytest.mark.parametrize("words", [(b"/opt/tool", b"tool"), (b"/bin/sh", b"sh", b"/opt/tool")])
@@ -102,6 +108,12 @@ def test_a_program_that_a_visitor_wrote_is_his_whoever_runs_it(decky, words):
     decky.writes("/opt/tool")
     decky.cron_runs(400, *words)
     assert [event.src_ip for event in decky.events] == ["10.0.0.9"]
+
+
+def test_a_process_of_another_decky_is_not_found_by_its_pid(decky):
+    """A pid that was used before may stand for another decky's process that ended."""
+    assert decky.observer.find(NAMESPACE, SHELL) is not None
+    assert decky.observer.find(NAMESPACE + 1, SHELL) is None
 
 
 def test_a_decky_that_is_gone_takes_its_orders_along(decky):
@@ -115,8 +127,8 @@ def test_a_decky_that_is_gone_takes_its_orders_along(decky):
 def test_what_the_server_s_own_code_writes_for_a_visitor_is_his_but_for_its_records(decky):
     """`internal-sftp` runs within the SSH server's process."""
     decky.take(Kind.FORKED, pid=210, parent=200, name=b"sshd")
-    assert decky.observer.writer(210, "/home/bob/uploaded") is not None
-    assert decky.observer.writer(210, "/var/log/wtmp") is None
+    assert decky.wrote(210, "/home/bob/uploaded")
+    assert not decky.wrote(210, "/var/log/wtmp")
 
 
 def socket_of(flow: Flow) -> bytes:

@@ -11,8 +11,8 @@ and what was made of their content is in a file (`memory`), written before the k
 of it is sent. Nobody else holds them: when the supervisor ends, or systemd stops the unit, all is gone from the kernel.
 A tap that finds nothing held begins afresh, with what the memory knows of the processes that it finds.
 
-Order: before a file is attributed, all records that the kernel has written are taken in. Nothing waits for ever:
-records that find no room in the ring and files that find no room in the queue are counted and told.
+Order: before a file is attributed, all records that the kernel had begun by then are taken in (`intake`). Nothing waits
+for ever: records that find no room in the ring and files that find no room in the queue are counted and told.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import signal
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -35,10 +35,11 @@ from decnet_agent.tap.deckies import DeckyList, RunningDecky
 from decnet_agent.tap.file_queue import FileQueue
 from decnet_agent.tap.holdings import MAX_DESCRIPTORS, Holdings
 from decnet_agent.tap.memory import Memory
-from decnet_agent.tap.observer import Observer, Watched
+from decnet_agent.tap.observer import WATCHED, Observer, Watched
 from decnet_agent.tap.probes import KernelProbes
 from decnet_agent.tap.quarantine import FILE_BYTES, TOTAL_BYTES, Quarantine
-from decnet_agent.tap.remembered import PLAIN, Codec, Remembered
+from decnet_agent.tap.records import Records
+from decnet_agent.tap.remembered import PLAIN, Remembered
 from decnet_core import daemon
 from decnet_core.errors import DecnetError, Unavailable
 from decnet_core.events import Event
@@ -49,20 +50,8 @@ REFRESH_EVERY = 20
 """… and every so many looks, what is probed in each decky."""
 ALIVE_EVERY = 4
 """… and every so many, it is noted that a tap lives."""
-GATHER_SECS = 0.005
-"""How long records may wait in the ring for others: nobody sees it on a screen."""
-CATCH_UP_SECS = 60.0
-"""How long files that waited while no tap ran (16,384 at most) may keep us from forgetting deckies that are gone."""
-RECORDS_AT_ONCE = 2000
-"""Records taken before other things get a turn: about 50 ms."""
 
 log = structlog.get_logger()
-
-
-_WATCHED: Codec[Watched] = Codec(
-    lambda decky: [decky.name, decky.container_id, decky.pid1, decky.namespace],
-    lambda data: Watched(str(data[0]), str(data[1]), int(data[2]), int(data[3])),
-)
 
 
 class Tap:
@@ -80,6 +69,8 @@ class Tap:
         self._collector = run_directory / "events.sock"
         self._list = DeckyList(run_directory / "deckies.json")
         self._observer = Observer(self._emit)
+        self._probes = KernelProbes(holdings)
+        self._records = Records(self._probes, self._observer.take, self._commit)
         self._queue = FileQueue(holdings)
         self._captures = Captures(
             self._queue,
@@ -87,10 +78,10 @@ class Tap:
             self._observer,
             self._emit,
             holdings=holdings,
+            past=self._records,
             commit=self._commit,
-            drain_records=self._drain_records,
         )
-        self._watched: Remembered[str, Watched] = Remembered("watched", PLAIN, _WATCHED)
+        self._watched: Remembered[str, Watched] = Remembered("watched", PLAIN, WATCHED)
         self._known: Remembered[str, int] = Remembered("known", PLAIN, PLAIN)
         """Deckies of whose processes we know: all that ran when they were first looked at."""
         tables = (self._watched, self._known, *self._observer.tables, *self._captures.tables)
@@ -98,8 +89,10 @@ class Tap:
         self._sender = EvidenceSender(self._collector, self._memory.source, held=True)
         self._sender.restore(self._memory.outbox, self._memory.progress.last)
         self._sender.dropped = self._memory.progress.dropped
-        self._probes = KernelProbes(holdings)
-        self._ended = False
+        self._running: list[RunningDecky] = []
+        """What the agent's list said last."""
+        self._unmarked: set[str] = set()
+        """Containers of deckies not all of whose filesystems are watched yet."""
         self._take_over()
         refused = holdings.refuse()
         if refused:
@@ -108,7 +101,7 @@ class Tap:
     async def run(self, ready: Callable[[], None] | None = None) -> None:
         """Watch until cancelled, or until a signal comes."""
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._probes.fd, self._gather_records)
+        self._records.start()
         log.info("tap.started", source=self._sender.source)
         if ready:
             ready()
@@ -122,9 +115,11 @@ class Tap:
         try:
             await daemon.run(tasks)
         finally:
-            self._ended = True
-            loop.remove_reader(self._probes.fd)
-            self._drain_records()
+            # Who stops us may say so twice: a supervisor that is asked to end, and then its own death.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, _told_again)
+            self._records.stop()
+            self._records.drain()
             await self._captures.finish()
             kept = len(self._sender.undelivered())
             if kept:
@@ -168,25 +163,24 @@ class Tap:
 
     async def _follow_deckies(self) -> NoReturn:
         looks = 0
-        listed = self._read_list()
-        self._adopt(listed or [])
-        # What the kernel kept while no tap ran is about the deckies of then: they are not forgotten before it is read.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CATCH_UP_SECS):
-                await self._captures.caught_up.wait()
         while True:
+            listed = self._read_list()
             if listed is not None:
-                self._forget_others(listed)
-                self._adopt(listed)
+                self._running = listed
+                self._forget_others()
+            if listed is not None or looks % REFRESH_EVERY == 0:
+                self._adopt()
             if looks % REFRESH_EVERY == 0:
                 self._refresh()
             if looks % ALIVE_EVERY == 0:
                 self._memory.alive()
+            for decky in self._watched.values():
+                if decky.container_id in self._unmarked:
+                    self._mark(decky)
             looks += 1
             self._tell_lost()
             self._commit()
             await asyncio.sleep(LIST_SECS)
-            listed = self._read_list()
 
     def _read_list(self) -> list[RunningDecky] | None:
         """Read the list of deckies; None when it says nothing new."""
@@ -196,13 +190,13 @@ class Tap:
             log.warning("tap.list_unreadable", reason=cause.message)
             return None
 
-    def _adopt(self, running: list[RunningDecky]) -> None:
-        for decky in running:
+    def _adopt(self) -> None:
+        for decky in self._running:
             if decky.container_id not in self._watched:
                 self._watch(decky)
 
-    def _forget_others(self, running: list[RunningDecky]) -> None:
-        wanted = {(decky.container_id, decky.name, decky.pid1) for decky in running}
+    def _forget_others(self) -> None:
+        wanted = {(decky.container_id, decky.name, decky.pid1) for decky in self._running}
         for watched in self._watched.values():
             if (watched.container_id, watched.name, watched.pid1) not in wanted:
                 self._forget(watched)
@@ -232,20 +226,27 @@ class Tap:
             self._known.put(decky.container_id, decky.pid1)
             self._commit()
         self._probes.refresh(decky.namespace, decky.pid1, decky.name)
+        self._mark(decky)
+        log.info("tap.decky_watched", decky=decky.name)
+
+    def _mark(self, decky: Watched) -> None:
+        """Watch a decky's filesystems; what cannot be watched now is tried again at each look."""
         try:
             self._captures.watch(decky)
         except DecnetError as cause:
-            log.warning("tap.decky_unwatchable", decky=decky.name, reason=cause.message)
-        log.info("tap.decky_watched", decky=decky.name)
+            if decky.container_id not in self._unmarked:
+                log.warning("tap.decky_unwatchable", decky=decky.name, reason=cause.message)
+            self._unmarked.add(decky.container_id)
+        else:
+            self._unmarked.discard(decky.container_id)
 
     def _forget(self, decky: Watched) -> None:
-        self._drain_records()
-        self._captures.take_in()
+        self._records.drain()
         self._watched.pop(decky.container_id)
         self._known.pop(decky.container_id)
+        self._unmarked.discard(decky.container_id)
         self._probes.forget(decky.namespace)
-        self._captures.forget(decky.namespace)
-        self._observer.forget(decky.namespace)
+        self._captures.forget(decky, self._observer.forget(decky.namespace))
         log.info("tap.decky_forgotten", decky=decky.name)
 
     def _refresh(self) -> None:
@@ -254,35 +255,6 @@ class Tap:
                 self._forget(decky)
             else:
                 self._probes.refresh(decky.namespace, decky.pid1, decky.name)
-
-    def _gather_records(self) -> None:
-        """Let what follows at once come too: one commit for a program's fork, exec and exit costs a third of three."""
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._probes.fd)
-        loop.call_later(GATHER_SECS, self._read_gathered)
-
-    def _read_gathered(self) -> None:
-        if self._ended:
-            return
-        try:
-            self._read_records(RECORDS_AT_ONCE)
-        finally:  # a bug in the reading of one record must not make the tap deaf to all others
-            asyncio.get_running_loop().add_reader(self._probes.fd, self._gather_records)
-
-    def _read_records(self, limit: int) -> None:
-        for data in self._probes.read(limit):
-            try:
-                self._observer.take(data)
-            except DecnetError as cause:
-                log.warning("tap.record_unreadable", reason=cause.message)
-        self._commit()
-
-    def _drain_records(self) -> None:
-        # Bounded by what the ring held when we came: an attacker who adds as fast as we read gets no endless loop.
-        end, before = self._probes.end, -1
-        while before < self._probes.position < end:
-            before = self._probes.position
-            self._read_records(RECORDS_AT_ONCE)
 
     def _tell_lost(self) -> None:
         lost = self._probes.lost()
@@ -324,6 +296,10 @@ async def serve(run_directory: Path, data_directory: Path) -> None:
         Unavailable: as `build`.
     """
     await build(run_directory, data_directory).run()
+
+
+def _told_again() -> None:
+    log.debug("tap.ending")
 
 
 def _allow_descriptors() -> None:

@@ -28,8 +28,8 @@ from decnet_agent.tap.remembered import PLAIN, Codec, Remembered
 
 MAX_PROCESSES = 65_536
 """Twice what 100 deckies of 300 processes hold; about 40 MB if a flood fills it."""
-MAX_ENDED = 4096
-"""Ended processes that are kept for file events which are still on their way."""
+MAX_ENDED = 16_384
+"""Ended processes that are kept for file events which are still on their way: as many as the kernel's queue holds."""
 LINEAGE = 6
 """Names in a writer's chain: process, shell, and the server's few."""
 
@@ -199,11 +199,13 @@ class ProcessTable:
         """Take in that a process of the machine's own does what a session has left for it to do."""
         return self._keep(replace(process, session=session, starting=True))
 
-    def forget_namespace(self, namespace: int) -> None:
-        """Drop a decky's processes."""
-        for pid in [pid for pid, process in self.processes.items() if process.namespace == namespace]:
+    def forget_namespace(self, namespace: int) -> dict[int, Process]:
+        """Drop a decky's processes, and give them."""
+        gone = {pid: process for pid, process in self.processes.items() if process.namespace == namespace}
+        for pid in gone:
             self.processes.pop(pid)
             self._ended.pop(pid, None)
+        return gone
 
     def __len__(self) -> int:
         return len(self.processes)

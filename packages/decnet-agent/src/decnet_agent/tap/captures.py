@@ -4,9 +4,17 @@ On the loop: who wrote (before the process is forgotten), where, and whether it 
 thread: reading, hashing, storing, because a disk is slow. Between them a bounded number of open files; while there is
 no room, files wait in the kernel's queue, and one that finds no room there is counted and told as evidence.dropped.
 
+Whose a file is: `intake` gives it to us when all is known that the kernel told of processes before it. A process of a
+session makes it its visitor's; a process that is known and in no session is the decky's own machinery, and its files
+are nobody's. A writer that is not known at all (its record found no room, or it ended so long ago that it is forgotten)
+hides nothing: the file is told of as that of "(unknown)", without a session. Not so what comes from outside of the
+decky: the engine and `docker cp` write through mounts of their own, and so do its short-lived helpers; and a living
+process of the host's is no intruder's.
+
 Who is killed in the middle of that loses nothing (`file_queue`): an event is done when the tap's memory holds what was
-made of it. A file that an earlier tap had finished, but had no time to strike off, is recognised by `captured`. What
-happens to a captured file's name is `following`'s.
+made of it. A file that an earlier tap had finished, but had no time to strike off, is recognised by `captured`: it was
+not changed since, or has the same content still. What happens to a captured file's name is `following`'s, and what to a
+decky that ends while files of its are on their way, `filesystems`'.
 """
 
 from __future__ import annotations
@@ -14,36 +22,53 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NoReturn
 
 import structlog
 
 from decnet_agent.evidence.sender import evidence_dropped
-from decnet_agent.tap import rooted
+from decnet_agent.tap import procs
 from decnet_agent.tap.attribution import Process, writer
-from decnet_agent.tap.fanotify import READ_EVENTS, own_mounts
 from decnet_agent.tap.file_queue import FileQueue, Key, State, Taken
+from decnet_agent.tap.filesystems import Filesystems
 from decnet_agent.tap.following import Following, path_of
 from decnet_agent.tap.holdings import Holdings
+from decnet_agent.tap.intake import LOOK_AGAIN_SECS, OVERDUE_SECS, Intake, Past
 from decnet_agent.tap.observer import Emit, Observer, Watched
 from decnet_agent.tap.quarantine import Kept, Quarantine
-from decnet_agent.tap.remembered import NUMBERS, PLAIN, Remembered
+from decnet_agent.tap.remembered import NUMBERS, PLAIN, Codec, Remembered
 from decnet_core.errors import DecnetError
 from decnet_core.events import Event, EventType
 
 MAX_PENDING = 256
 """Open files that wait for the worker; beyond that events wait in the kernel."""
 LOOK_SECS = 1.0
-FINISH_SECS = 3.0
-"""How long files that were written just before the end may take; systemd gives us more, an operator's patience less."""
+FINISH_SECS = 6.0
+"""How long files that were written just before the end may take; a supervisor gives us ten seconds, systemd more."""
 MAX_CAPTURED = 32_768
 """Captures that are remembered: twice what the kernel's queue holds, all of which a tap that takes over meets again."""
 
 log = structlog.get_logger()
+
+
+UNKNOWN = "(unknown)"
+"""Stands for a writer of whom nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Captured:
+    """What was told of a file: its state then, and its content; no content where it was counted as dropped."""
+
+    state: State
+    sha256: str
+
+
+_CAPTURED: Codec[_Captured] = Codec(
+    lambda told: [*told.state, told.sha256], lambda data: _Captured((int(data[0]), int(data[1])), str(data[2]))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +77,10 @@ class _Capture:
 
     fd: int
     draft: Event
-    process: Process
+    process: Process | None
     taken: Taken
+    told_sha256: str | None
+    """The content that an earlier tap may have told of this very event."""
 
 
 class Captures:
@@ -61,13 +88,12 @@ class Captures:
 
     Args:
         holdings: where files that are followed outlive us.
+        past: knows how far the kernel's records are taken in.
         commit: makes all that was emitted and remembered safe.
-        drain_records: takes in the kernel's records so far. A file's writer was forked before it wrote, so its record
-            is in the ring by then.
 
     Attributes:
         tables: all that a later tap must know to go on.
-        caught_up: set when all is taken in that waited while no tap ran.
+        caught_up: whether all is taken in that waited while no tap ran.
     """
 
     def __init__(
@@ -78,92 +104,86 @@ class Captures:
         emit: Emit,
         *,
         holdings: Holdings,
+        past: Past,
         commit: Callable[[], None],
-        drain_records: Callable[[], None],
     ) -> None:
         self._queue = queue
         self._quarantine, self._observer, self._emit = quarantine, observer, emit
-        self._commit, self._drain_records = commit, drain_records
-        self._deckies: dict[int, Watched] = {}
+        self._past, self._commit = past, commit
+        self._filesystems = Filesystems(queue)
+        self._intake = Intake(queue, past, self._begin_all, room=self._room, emptied=self._emptied)
         self._pending: asyncio.Queue[_Capture] = asyncio.Queue()
         self._in_hand: _Capture | None = None
         self._following = Following(holdings, observer, emit)
-        self._mounts: Remembered[int, int] = Remembered("mounts", PLAIN, PLAIN)
         self._dropped: Remembered[str, int] = Remembered("dropped", PLAIN, PLAIN)
-        self._captured: Remembered[Key, State] = Remembered("captured", NUMBERS, NUMBERS, MAX_CAPTURED)
-        self.caught_up = asyncio.Event()
+        self._captured: Remembered[Key, _Captured] = Remembered("captured", NUMBERS, _CAPTURED, MAX_CAPTURED)
+        self.caught_up = False
         self._recovered = False
-        self.tables = (self._mounts, self._dropped, self._captured, self._following.table)
+        self._begun = 0
+        self.tables = (self._filesystems.devices, self._dropped, self._captured, self._following.table)
 
     def restored(self, deckies: Iterable[Watched]) -> None:
         """Go on from what an earlier tap knew of these deckies."""
-        for decky in deckies:
-            self._deckies[decky.namespace] = decky
+        self._filesystems.restored(deckies)
         self._following.restored()
 
     def watch(self, decky: Watched) -> None:
         """Watch a decky's own filesystems.
 
         Raises:
-            DecnetError: its root cannot be watched.
+            DecnetError: not all of them can be watched (now).
         """
-        self._deckies[decky.namespace] = decky
-        try:
-            mountinfo = Path(f"/proc/{decky.pid1}/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
-        except OSError:
-            mountinfo = ""
-        for mount in own_mounts(mountinfo):
-            directory = rooted.open_directory(decky.pid1, mount.path)
-            try:
-                # Between the reading of the list and the opening nothing else may have come to this place.
-                if os.fstat(directory).st_dev == mount.device:
-                    self._queue.watch(directory)
-                    self._mounts.put(mount.device, decky.namespace)
-            finally:
-                os.close(directory)
+        self._filesystems.watch(decky)
 
-    def forget(self, namespace: int) -> None:
-        """Let go of a decky; the marks go with its filesystems, which we keep no longer."""
-        self._deckies.pop(namespace, None)
-        for device in [device for device, owner in self._mounts.items() if owner == namespace]:
-            self._mounts.pop(device)
+    def forget(self, decky: Watched, processes: Mapping[int, Process]) -> None:
+        """Let go of a decky that had these processes; its marks go with its filesystems.
+
+        What it wrote before and is still on its way is kept as if it were there.
+        """
+        waiting = self._queue.waiting + self._intake.waiting
+        for device in self._filesystems.leave(decky, processes, self._begun + waiting if self.caught_up else None):
             self._following.forget(device)
 
     async def run(self) -> NoReturn:
         """Keep what an earlier tap left, then what is written, until cancelled."""
         await self._recover()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._queue.fd, self.take_in)
         try:
+            while not self.caught_up:
+                self._intake.take()
+                if not self._pending.empty():
+                    await self._keep_next()
+                else:
+                    await asyncio.sleep(LOOK_AGAIN_SECS if self._intake.waiting else 0)
             while True:
-                if not self.caught_up.is_set():
-                    self.take_in()
-                if self._pending.empty() and not self.caught_up.is_set():
-                    await asyncio.sleep(0)
-                    continue
-                self._in_hand = capture = await self._pending.get()
-                if self._pending.qsize() == MAX_PENDING - 1:
-                    loop.add_reader(self._queue.fd, self.take_in)
-                self._conclude(capture, await self._keep(capture))
-                self._in_hand = None
+                if self._room() > 0:
+                    self._intake.listen()
+                await self._keep_next()
         finally:
-            loop.remove_reader(self._queue.fd)
+            self._intake.stop()
 
     async def finish(self) -> None:
-        """Keep what the kernel has told until now, after `run` was cancelled; what takes too long is counted."""
+        """Keep what the kernel has told until now, after `run` was cancelled.
+
+        For what takes too long evidence.dropped is told, but it is not struck off: if our supervisor lives, the next
+        tap may still keep it.
+        """
         loop = asyncio.get_running_loop()
         await loop.shutdown_default_executor()  # `run`'s thread may still read the file in hand
         until = loop.time() + FINISH_SECS
-        waiting = [self._in_hand] if self._in_hand is not None else []
-        self._in_hand = None
-        while True:
-            while not self._pending.empty():
-                waiting.append(self._pending.get_nowait())
-            for capture in waiting:
-                self._conclude(capture, "ended" if loop.time() > until else self._kept(capture))
-            waiting.clear()
-            if loop.time() > until or not self.take_in():
+        if self._in_hand is not None:
+            self._conclude(self._in_hand, self._kept(self._in_hand))
+            self._in_hand = None
+        while loop.time() < until:
+            if not self._pending.empty():
+                capture = self._pending.get_nowait()
+                self._conclude(capture, self._kept(capture))
+            elif self._intake.waiting:
+                await asyncio.sleep(LOOK_AGAIN_SECS)
+                self._intake.take()
+            elif not self._take_left() and not self._intake.take():
                 break
+        for _ in range(self._pending.qsize() + self._intake.waiting + self._queue.waiting):
+            self._drop("ended")
         self._tell_drops()
         self._commit()
 
@@ -173,6 +193,7 @@ class Captures:
             await asyncio.sleep(LOOK_SECS)
             self._following.look()
             self._tell_drops()
+            self._filesystems.left(self._begun)
             self._commit()
 
     def close(self) -> None:
@@ -182,54 +203,69 @@ class Captures:
             os.close(self._pending.get_nowait().fd)
         self._following.close()
 
-    def take_in(self) -> bool:
-        """Take what the kernel has now, as far as there is room; tell whether that was anything."""
-        room = MAX_PENDING - self._pending.qsize() if self._recovered else 0
-        batch = list(self._queue.read(min(room, READ_EVENTS))) if room > 0 else []
-        if batch:
-            self._drain_records()
-        elif room > 0:
-            self._observer.behind_ns = 0
-            self.caught_up.set()
-        for taken in batch:
-            capture = self._begin(taken)
-            if capture is not None:
-                self._pending.put_nowait(capture)
-        self._commit()
-        if self._pending.qsize() >= MAX_PENDING:
-            asyncio.get_running_loop().remove_reader(self._queue.fd)
-        return bool(batch)
-
     async def _recover(self) -> None:
         """Keep what an earlier tap had in hand."""
-        self._drain_records()
+        end = self._past.end
+        for _ in range(round(OVERDUE_SECS / LOOK_AGAIN_SECS)):
+            if self._past.drain(end):
+                break
+            await asyncio.sleep(LOOK_AGAIN_SECS)
         recovered = 0
-        while (taken := self._queue.left()) is not None:
-            capture = self._begin(taken)
-            if capture is not None:
-                self._in_hand = capture
-                self._conclude(capture, await self._keep(capture))
-                self._in_hand = None
+        while self._take_left():
+            while not self._pending.empty():
+                await self._keep_next()
                 recovered += 1
-        self._recovered = True
         if recovered:
             log.info("tap.files_recovered", count=recovered)
 
-    def _begin(self, taken: Taken) -> _Capture | None:
-        """Find out whose an event is; None if it is done already: nobody's, or told by an earlier tap."""
+    def _take_left(self) -> bool:
+        """Take one event that an earlier tap had in hand; tell whether there was one."""
+        taken = None if self._recovered else self._queue.left()
+        if taken is None:
+            self._recovered = True
+            return False
+        self._begin_all([taken])
+        return True
+
+    def _room(self) -> int:
+        return MAX_PENDING - self._pending.qsize() if self._recovered else 0
+
+    def _emptied(self) -> None:
+        self._observer.behind_ns = 0
+        self.caught_up = True
+        self._filesystems.left(None)
+
+    def _begin_all(self, batch: list[Taken]) -> None:
+        for taken in batch:
+            self._begun += 1
+            self._begin(taken)
+        self._commit()
+
+    def _begin(self, taken: Taken) -> None:
+        """Find out whose an event is; what is done already, because it is nobody's or was told, goes no further."""
         if taken.key is None:
-            self._drop("file-queue-overflow")
+            self._drop(taken.written.lost)
             self._queue.finish(taken)
-            return None
-        again = not self.caught_up.is_set() and self._captured.get(taken.key) == taken.state
-        capture = None if again else self._capture(taken)
+            return
+        told = None if self.caught_up else self._captured.get(taken.key)
+        capture = None
+        if told is None or told.state != taken.state:
+            try:
+                capture = self._capture(taken, None if told is None else told.sha256)
+            except (OSError, DecnetError) as cause:
+                log.warning("tap.file_unreadable", reason=str(cause))
+                self._drop("file-unreadable")
+                self._captured.put(taken.key, _Captured(taken.state, ""))
         if capture is None:
             os.close(taken.written.fd)
             self._queue.finish(taken)
-        return capture
+        else:
+            self._pending.put_nowait(capture)
 
-    async def _keep(self, capture: _Capture) -> Kept | str:
-        return await asyncio.to_thread(self._kept, capture)
+    async def _keep_next(self) -> None:
+        self._in_hand = capture = await self._pending.get()
+        self._conclude(capture, await asyncio.to_thread(self._kept, capture))
+        self._in_hand = None
 
     def _kept(self, capture: _Capture) -> Kept | str:
         try:
@@ -240,40 +276,56 @@ class Captures:
 
     def _conclude(self, capture: _Capture, kept: Kept | str) -> None:
         """Tell what became of a file, or for which reason nothing did; make it safe, and only then strike it off."""
+        sha256 = ""
         if isinstance(kept, str):
-            os.close(capture.fd)
             self._drop(kept)
         else:
-            self._told(capture, kept)
+            sha256 = kept.sha256
+            if sha256 != capture.told_sha256:
+                self._told(capture, kept)
         if capture.taken.key is not None:
-            self._captured.put(capture.taken.key, capture.taken.state)
+            self._captured.put(capture.taken.key, _Captured(capture.taken.state, sha256))
         self._commit()
         self._queue.finish(capture.taken)
+        os.close(capture.fd)
 
-    def _capture(self, taken: Taken) -> _Capture | None:
+    def _capture(self, taken: Taken, told_sha256: str | None) -> _Capture | None:
         written = taken.written
         status = os.fstat(written.fd)
-        decky = self._deckies.get(self._mounts.get(status.st_dev) or 0)
+        decky = self._filesystems.owner(status.st_dev, written.fd)
         if decky is None or not stat.S_ISREG(status.st_mode):
             return None
         path = path_of(written.fd)
-        process = self._observer.writer(written.pid, path or "")
+        process = self._writer(decky, written.pid)
         if process is None:
+            if not self._is_from_within(decky, taken):
+                return None
+        elif not self._observer.is_a_visitors(process, path or ""):
             return None
         fields = {
             "path": path or "(deleted)",
             "mode": f"{stat.S_IMODE(status.st_mode):04o}",
             "uid": str(status.st_uid),
-            "writer": writer(process),
+            "writer": UNKNOWN if process is None else writer(process),
         }
-        user = self._observer.user_of(process)
+        user = None if process is None else self._observer.user_of(process)
         if user:
             fields["user"] = user
-        if process.starting:
+        if process is not None and process.starting:
             fields["startup"] = "true"
         draft = self._observer.event(decky, process, EventType.FILE_CAPTURED, fields, datetime.now(UTC))
-        self._observer.named(process, path or "")
-        return _Capture(written.fd, draft, process, taken)
+        if process is not None and self._filesystems.processes_of(decky) is None:
+            self._observer.named(process, path or "")
+        return _Capture(written.fd, draft, process, taken, told_sha256)
+
+    def _writer(self, decky: Watched, pid: int) -> Process | None:
+        of_one_gone = self._filesystems.processes_of(decky)
+        return self._observer.find(decky.namespace, pid) if of_one_gone is None else of_one_gone.get(pid)
+
+    def _is_from_within(self, decky: Watched, taken: Taken) -> bool:
+        """Tell whether an unknown writer may be a process in the decky."""
+        is_host_s = procs.namespace_of(taken.written.pid) == procs.namespace_of(os.getpid())
+        return not is_host_s and self._filesystems.is_within(decky, taken.written.fd)
 
     def _told(self, capture: _Capture, kept: Kept) -> None:
         fields = {**capture.draft.fields, "sha256": kept.sha256, "size_bytes": str(kept.size_bytes)}
@@ -285,10 +337,9 @@ class Captures:
             fields["truncated"] = "true"
         event = replace(capture.draft, fields=fields)
         self._emit(event)
-        if capture.taken.key is not None and capture.taken.key[0] in self._mounts:
+        decky = None if capture.taken.key is None else self._filesystems.devices.get(capture.taken.key[0])
+        if decky is not None and self._filesystems.processes_of(decky) is None:
             self._following.follow(capture.fd, event, capture.process)
-        else:
-            os.close(capture.fd)
 
     def _tell_drops(self) -> None:
         for reason, count in self._dropped.items():

@@ -12,8 +12,10 @@ Source: fanotify(7), fanotify_init(2), fanotify_mark(2).
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import struct
+import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,10 +45,11 @@ class Mount:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A file that was closed after writing. The receiver closes `fd`; -1 says that the kernel's queue overflowed."""
+    """A file that was closed after writing. The receiver closes `fd`; -1 stands for one that is `lost`, and why."""
 
     fd: int
     pid: int
+    lost: str = ""
 
 
 class Fanotify:
@@ -87,13 +90,25 @@ class Fanotify:
         except BlockingIOError:
             return
         except OSError:  # EMFILE, ENXIO and the like: the kernel consumed the event and could not open its file
-            yield Written(-1, 0)
+            yield Written(-1, 0, "file-unopenable")
             return
         at = 0
         while at + _METADATA.size <= len(data):
             length, _, _, _, mask, fd, pid = _METADATA.unpack_from(data, at)
             at += max(length, _METADATA.size)
-            yield Written(-1 if mask & _QUEUE_OVERFLOW else fd, pid)
+            if mask & _QUEUE_OVERFLOW:
+                yield Written(-1, pid, "file-queue-overflow")
+            elif fd < 0:
+                yield Written(-1, pid, "file-unopenable")
+            else:
+                yield Written(fd, pid)
+
+    @property
+    def queued(self) -> int:
+        """Tell how many events wait."""
+        waiting_bytes = ctypes.c_int()
+        fcntl.ioctl(self.fd, termios.FIONREAD, waiting_bytes)
+        return waiting_bytes.value // _METADATA.size
 
     def close(self) -> None:
         """Drop all marks."""
@@ -120,6 +135,12 @@ def own_mounts(mountinfo: str) -> list[Mount]:
     if not any(mount.path == "/" for mount in found):
         raise NotFound("The decky's root is no overlay filesystem", "Use Docker's overlay2 storage driver.")
     return found
+
+
+def mount_ids(mountinfo: str) -> frozenset[int]:
+    """List the ids of all mounts in a /proc/PID/mountinfo: what that process's mount namespace alone holds."""
+    ids = (line.partition(" ")[0] for line in mountinfo.splitlines())
+    return frozenset(int(text) for text in ids if text.isdigit())
 
 
 def _writable(fields: list[str]) -> bool:

@@ -12,8 +12,10 @@ and then catches up with the lead, whose copies are gone by then. An event that 
 supervisor as an open file, at once and until it is done: all of the lead's until we have caught up, and later what the
 two groups do not hold alike. (They hold events in the same order, except for two files closed on two processors in the
 same microsecond; and the kernel merges an event with an equal one that still waits. So events are matched by file and
-writer.) Invariant: what is not done is in one of the groups or with the supervisor, but for the microseconds between
-reading an event that has no copy and sending it there.
+writer. And when a copy is thrown away, an equal event that came before that moment may still wait in the lead, with no
+copy of its own: it was merged into the one thrown away. So for as many events as wait in the lead just then, equal ones
+count as having none.) Invariant: what is not done is in one of the groups or with the supervisor, but for the
+microseconds between reading an event that has no copy and sending it there.
 
 Whoever catches up meets events again that are done already; to recognise them is the caller's part.
 """
@@ -23,12 +25,15 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from decnet_agent.tap.fanotify import READ_EVENTS, Fanotify, Written
 from decnet_agent.tap.holdings import Holdings
+
+MARGIN_EVENTS = 64
+"""What may come between a look at one group and a look at the other: a few microseconds of the busiest machine."""
 
 LAYOUT = "1"
 """Of the marks and of what an event holds; another layout's groups are not taken over."""
@@ -36,7 +41,7 @@ LAYOUT = "1"
 Key = tuple[int, int, int]
 """Device, inode, pid of the writer."""
 State = tuple[int, int]
-"""When a file's content was last changed (ns), and its size."""
+"""When a file was last changed in any way (ns; who writes it cannot set that back), and its size."""
 
 _HELD = re.compile(rf"file\.{LAYOUT}\.([0-9]{{1,10}})\.[0-9a-f]+")
 
@@ -79,12 +84,20 @@ class FileQueue:
                 holdings.keep(name, group.fd)
         self._left = [self._take_held(match) for name in holdings.names() if (match := _HELD.fullmatch(name))]
         self._in_hand: deque[Taken] = deque()
-        self._ahead: set[Key] = set()
+        self._given = 0
+        """Events that the lead gave."""
+        self._uncopied: OrderedDict[Key, int] = OrderedDict()
+        """Files whose copy was thrown away, and up to which event of the lead that may have been another's too."""
 
     @property
     def fd(self) -> int:
         """What to wait on."""
         return self._lead.fd
+
+    @property
+    def waiting(self) -> int:
+        """Tell how many events wait."""
+        return len(self._left) + self._lead.queued
 
     def watch(self, directory_fd: int) -> None:
         """Mark the filesystem of an open directory; again is harmless.
@@ -105,6 +118,8 @@ class FileQueue:
         for written in self._rear.read(1):
             taken = _taken(written)
             self._hold(taken)
+            if taken.key is not None:
+                self._note_uncopied(taken.key)
             return taken
         return None
 
@@ -115,7 +130,8 @@ class FileQueue:
         for written in self._lead.read(limit if self.caught_up else 1):
             nothing = False
             taken = _taken(written)
-            taken.copied = self.caught_up and not (taken.key in waiting or taken.key in self._ahead)
+            self._given += 1
+            taken.copied = self.caught_up and taken.key not in waiting and not self._may_lack_copy(taken.key)
             if not taken.copied:
                 self._hold(taken)
             waiting.add(taken.key)
@@ -123,7 +139,7 @@ class FileQueue:
             yield taken
         if nothing:
             self.caught_up = True
-            self._ahead.clear()
+            self._uncopied.clear()
 
     def finish(self, taken: Taken) -> None:
         """Take in that an event is done: what was made of it is safe. Its copy and all before it are thrown away."""
@@ -142,9 +158,12 @@ class FileQueue:
             key = _taken(copy).key
             if copy.fd >= 0:
                 os.close(copy.fd)
+            if key is None:
+                continue
             if key in expected:
                 expected.discard(key)
-            elif key is not None:
+                self._note_uncopied(key)
+            else:
                 self._given_out_of_turn(key)
 
     def close(self) -> None:
@@ -167,16 +186,25 @@ class FileQueue:
     def _given_out_of_turn(self, key: Key) -> None:
         """Note that the rear has given the copy of an event that is not done, or that the lead has still to give."""
         for taken in self._in_hand:
-            if taken.key == key:
-                if taken.copied:
-                    taken.copied = False
-                    self._hold(taken)
-                return
-        self._ahead.add(key)
+            if taken.key == key and taken.copied:
+                taken.copied = False
+                self._hold(taken)
+        self._note_uncopied(key)
+
+    def _note_uncopied(self, key: Key) -> None:
+        waiting = self._lead.queued
+        if waiting:
+            self._uncopied[key] = self._given + waiting + MARGIN_EVENTS
+            self._uncopied.move_to_end(key)
+        while self._uncopied and next(iter(self._uncopied.values())) < self._given:
+            self._uncopied.popitem(last=False)
+
+    def _may_lack_copy(self, key: Key | None) -> bool:
+        return key is not None and self._uncopied.get(key, 0) >= self._given
 
 
 def _taken(written: Written) -> Taken:
     if written.fd < 0:
         return Taken(written, None)
     status = os.fstat(written.fd)
-    return Taken(written, (status.st_dev, status.st_ino, written.pid), (status.st_mtime_ns, status.st_size))
+    return Taken(written, (status.st_dev, status.st_ino, written.pid), (status.st_ctime_ns, status.st_size))

@@ -40,12 +40,22 @@ class _Followed:
     path: str
     until: float
     draft: Event
-    process: Process
+    process: Process | None
 
 
 _FOLLOWED: Codec[_Followed] = Codec(
-    lambda file: [file.path, file.until, event_to_json(file.draft), PROCESSES.write(file.process)],
-    lambda data: _Followed(str(data[0]), float(data[1]), event_from_json("", data[2]), PROCESSES.read(data[3])),
+    lambda file: [
+        file.path,
+        file.until,
+        event_to_json(file.draft),
+        None if file.process is None else PROCESSES.write(file.process),
+    ],
+    lambda data: _Followed(
+        str(data[0]),
+        float(data[1]),
+        event_from_json("", data[2]),
+        None if data[3] is None else PROCESSES.read(data[3]),
+    ),
 )
 
 
@@ -70,22 +80,27 @@ class Following:
             else:
                 self.table.pop(key)
 
-    def follow(self, fd: int, draft: Event, process: Process) -> None:
-        """Follow a file from now on; the descriptor is ours now.
+    def follow(self, fd: int, draft: Event, process: Process | None) -> None:
+        """Follow a file from now on.
 
         Args:
-            fd: of the captured file.
+            fd: of the captured file; stays the caller's.
             draft: the event that told of it.
-            process: who wrote it.
+            process: who wrote it, if that is known.
         """
         status = os.fstat(fd)
         key = status.st_dev, status.st_ino
         self._let_go(key)
         if status.st_size > FOLLOW_FILE_BYTES:
-            os.close(fd)
             return
-        self._open[key] = fd
-        self._holdings.keep(_name(key), fd)
+        try:
+            # Opened anew: systemd takes a second name for the same open file (`file_queue` gave it one) for a
+            # duplicate, keeps one of the two, and drops it with the first name that is let go.
+            own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return
+        self._open[key] = own
+        self._holdings.keep(_name(key), own)
         self.table.put(key, _Followed(draft.fields["path"], time.monotonic() + FOLLOW_SECS, draft, process))
         while len(self.table) > MAX_FOLLOWED:
             self._let_go(next(iter(self.table)))
@@ -98,7 +113,8 @@ class Following:
                 self._let_go(key)
             elif path != file.path:
                 self.table.put(key, replace(file, path=path))
-                self._observer.named(file.process, path)
+                if file.process is not None:
+                    self._observer.named(file.process, path)
                 fields = {**file.draft.fields, "path": path}
                 self._emit(replace(file.draft, at=datetime.now(UTC), fields=fields))
 

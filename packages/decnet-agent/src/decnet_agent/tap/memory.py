@@ -40,7 +40,7 @@ from decnet_agent.evidence.sender import EvidenceSender
 from decnet_agent.tap.remembered import Remembered
 from decnet_core.errors import RemoteProtocolError, Unavailable
 
-FORM = "1"
+FORM = "2"
 """Of the file and of what stands in `facts`; another form is delivered and not continued."""
 RETRY_SECS = 5.0
 """Between two attempts to write a file anew."""
@@ -111,8 +111,9 @@ class Memory:
         return sorted(path for path in self._folder.glob("*.sqlite3") if path.stem != self.source)
 
     def alive(self) -> None:
-        """Note that a tap lives."""
-        os.utime(self._lock)
+        """Note that a tap lives; a disk that fails makes the next tap think that we ended earlier, and no more."""
+        with suppress(OSError):
+            os.utime(self._lock)
 
     def commit(self, sender: EvidenceSender) -> None:
         """Write down all that changed, and let go of the events that are safe now."""

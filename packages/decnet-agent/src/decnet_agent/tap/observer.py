@@ -60,6 +60,12 @@ class Watched:
     namespace: int
 
 
+WATCHED: Codec[Watched] = Codec(
+    lambda decky: [decky.name, decky.container_id, decky.pid1, decky.namespace],
+    lambda data: Watched(str(data[0]), str(data[1]), int(data[2]), int(data[3])),
+)
+
+
 class Processes(Protocol):
     """Where that is asked which no record tells; `procs` is the one of a real machine."""
 
@@ -120,13 +126,13 @@ class Observer:
         for record in self._procs.running(decky.namespace):
             self._look_at_server(self._table.found(record), record)
 
-    def forget(self, namespace: int) -> None:
-        """Drop a decky."""
+    def forget(self, namespace: int) -> dict[int, Process]:
+        """Drop a decky; give the processes that it had, for files that are still on their way."""
         self._deckies.pop(namespace, None)
         self._orders.pop(namespace)
         for key in [key for key in self._written if key[0] == namespace]:
             self._written.pop(key)
-        self._table.forget_namespace(namespace)
+        return self._table.forget_namespace(namespace)
 
     def take(self, data: bytes) -> None:
         """Take in one record of the kernel.
@@ -152,26 +158,31 @@ class Observer:
             case Kind.PAM_ITEM:
                 self._pam_item(decky, record)
 
-    def writer(self, pid: int, path: str) -> Process | None:
-        """Find the process that wrote a file, if it belongs to a session and the file is not the server's own record.
+    def find(self, namespace: int, pid: int) -> Process | None:
+        """Look a decky's process up by its pid on the host; one that ended a moment ago is still there."""
+        process = self._table.find(pid)
+        return process if process is not None and process.namespace == namespace else None
+
+    def is_a_visitors(self, process: Process, path: str) -> bool:
+        """Tell whether what a process wrote is a visitor's doing, and not the server's own record.
 
         The server writes its records of logins just before it becomes the user's shell, so by now the process may be
         that shell: what is written to those files around that moment is the server's. Anything else that the server's
         code writes for a session is its user's doing: `internal-sftp`, which root may have configured.
         """
-        process = self._table.find(pid)
-        if process is None or process.session is None:
-            return None
+        if process.session is None:
+            return False
         if process.serving:
-            return None if path in _LOGIN_RECORDS else process
+            return path not in _LOGIN_RECORDS
         since_server_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - process.left_server_ns
-        return None if path in _LOGIN_RECORDS and since_server_ns < _LOGIN_RECORD_NS + self.behind_ns else process
+        return path not in _LOGIN_RECORDS or since_server_ns >= _LOGIN_RECORD_NS + self.behind_ns
 
     def event(
-        self, decky: Watched, process: Process, event_type: EventType, fields: dict[str, str], at: datetime
+        self, decky: Watched, process: Process | None, event_type: EventType, fields: dict[str, str], at: datetime
     ) -> Event:
-        """Make an event of a session's process."""
-        flow = process.session.flow if process.session else None
+        """Make an event of a session's process, or of one that is not known."""
+        session = process.session if process else None
+        flow = session.flow if session else None
         return Event(
             at=at,
             decky=decky.name,
@@ -184,8 +195,8 @@ class Observer:
             src_port=flow.src_port if flow else None,
             dst_ip=flow.dst_ip if flow else None,
             dst_port=flow.dst_port if flow else None,
-            session=process.session.id if process.session else None,
-            pid=process.decky_pid,
+            session=session.id if session else None,
+            pid=process.decky_pid if process else None,
             fields=fields,
         )
 

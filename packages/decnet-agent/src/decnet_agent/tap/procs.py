@@ -34,6 +34,15 @@ def namespace_of(pid: int) -> int | None:
         return None
 
 
+def mount_of(fd: int) -> int | None:
+    """Tell through which mount an open file of ours was opened, by its id; see proc_pid_fdinfo(5)."""
+    for line in _read(f"/proc/self/fdinfo/{fd}", 4096).splitlines():
+        name, _, value = line.partition(b":")
+        if name == b"mnt_id" and value.strip().isdigit():
+            return int(value)
+    return None
+
+
 def served_flows(pid: int) -> frozenset[Flow]:
     """List the connections that a process holds to ports on which its own network namespace listens."""
     sockets = _sockets(pid)
