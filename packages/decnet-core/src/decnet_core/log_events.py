@@ -2,7 +2,7 @@
 
 LOG_EVENTS: dict[str, str] = {
     "library.logged": "a library wrote a warning or an error through the standard library's logging",
-    "handshake.failed": "a peer failed the TLS handshake, and why: its certificate has ended, is none of ours or missing",
+    "handshake.failed": "a peer failed the TLS handshake, and why: its certificate ended, is none of ours or missing",
     "handshakes.cut": "more TLS handshakes were under way than are allowed, so the oldest were ended: a flood",
     "connections.cut": "there were more connections than places, so the oldest of the fullest address were ended",
     "identity.awaited": "this program's certificate has ended; it waits for the process that renews it",
