@@ -33,6 +33,8 @@ class MasterSettings(RoleSettings):
     """REST API and live stream."""
     controller_address: str = "127.0.0.1:8770"
     """Swarm controller; serves the operator's CLI on this machine."""
+    swarmctl_url: str | None = None
+    """Where the operator's CLI reaches the controller, a URL on loopback; None is controller-address."""
     enrolment_address: str = "0.0.0.0:8771"
     """Where workers join, over TLS."""
     listener_address: str = "0.0.0.0:6514"

@@ -5,16 +5,22 @@
     daemons    serve, api, swarmctl, listener, ingester
     setup      init
     swarm      swarm enroll, list, check, decommission
+    traits     swarm label, set
     bundle     swarm enroll --out-dir
     tokens     swarm tokens list, revoke
     pki        pki status, rotate, retire
     fleet      deploy, teardown, deckies
+    apply      apply
     evidence   events
     database   db rebuild, retention
     journal    journal status, verify
     overview   status
     probes     ask the other ports whether they answer
-    client     the one adapter that speaks to the controller
+    connection the one adapter that speaks to the controller
+    client     what the controller can be asked
+    options    options that many verbs have
+    change     what a change of the fleet would do, and what it did
+    progress   how far it is, on a terminal
     outcome    one exit code out of many workers' results
     terminal   tables, JSON, and foreign text made safe for a terminal
 

@@ -19,7 +19,16 @@ class Part(StrEnum):
     UPDATER = "updater"
 
 
-def enroll(name: str, ttl_minutes: int | None, without: Sequence[Part], *, install_docker: bool, as_json: bool) -> None:
+def enroll(
+    settings: MasterSettings,
+    name: str,
+    ttl_minutes: int | None,
+    without: Sequence[Part],
+    labels: dict[str, str],
+    *,
+    install_docker: bool,
+    as_json: bool,
+) -> None:
     """Make a token and print the line that holds it.
 
     Raises:
@@ -33,9 +42,9 @@ def enroll(name: str, ttl_minutes: int | None, without: Sequence[Part], *, insta
 
     options = [f"--without-{part}" for part in Part if part in without]
     options += ["--install-docker"] if install_docker else []
-    with Controller(MasterSettings.load()) as controller:
+    with Controller(settings) as controller:
         offer = controller.bootstrap()
-        reply = controller.enroll(name, ttl_minutes)
+        reply = controller.enroll(name, ttl_minutes, labels)
     line = make_line(JoinToken.parse(reply.token), offer.script_sha256, options)
     if as_json:
         told = {"line": line.whole, "line_without_token": line.command, "targets": list(offer.targets)}

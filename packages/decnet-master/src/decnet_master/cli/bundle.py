@@ -10,6 +10,7 @@ for, so that one that cannot be written enrols nobody.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from decnet_core.enrolment import ENROLMENT_FILE
@@ -22,7 +23,9 @@ from decnet_master.cli.client import Controller
 from decnet_master.swarmctl.messages import BundleRequest
 
 
-def write_bundle(controller: Controller, name: str, folder: Path, address: str | None) -> None:
+def write_bundle(
+    controller: Controller, name: str, folder: Path, address: str | None, labels: Mapping[str, str]
+) -> None:
     """Enrol a worker and write its folder.
 
     Raises:
@@ -40,7 +43,7 @@ def write_bundle(controller: Controller, name: str, folder: Path, address: str |
         keys = {role: generate_key() for role in WORKER_ROLES}
         csrs = {role: make_csr(key, Identity(role, name)).decode("ascii") for role, key in keys.items()}
         try:
-            reply = controller.bundle(BundleRequest(name=name, address=address, csrs=csrs))
+            reply = controller.bundle(BundleRequest(name=name, address=address, csrs=csrs, labels=dict(labels)))
         except BaseException:
             for role in WORKER_ROLES:
                 (folder / role).rmdir()

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decnet_core.identity import is_host_name
-from decnet_master.cli import terminal
-from decnet_master.cli.outcome import judge
+from decnet_master.cli import change, progress, terminal
+from decnet_master.cli.options import Json, Url, Yes, labels_in, require_name
 from decnet_master.settings import MasterSettings
 
 if TYPE_CHECKING:
-    from decnet_master.swarmctl.messages import FleetReply
     from decnet_master.views import DeckyView
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,9 +25,16 @@ def add_to(app: typer.Typer) -> None:
 
 def _deploy(
     count: Annotated[int, typer.Option(min=0, help="Deckies to add; 0 sends again what is not as it should be.")] = 1,
+    *,
     service: Annotated[list[str] | None, typer.Option(help="Service of each; may be repeated.")] = None,
     host: Annotated[list[str] | None, typer.Option(help="Only on this worker; may be repeated.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Only on workers with this label, KEY=VALUE; with all of them if repeated.")
+    ] = None,
     name_prefix: Annotated[str | None, typer.Option(help="Name them PREFIX-01, PREFIX-02, …")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and do nothing.")] = False,
+    plan: Annotated[str | None, typer.Option(help="Do it only if the plan is still the one of this id.")] = None,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Add deckies to the fleet."""
@@ -41,41 +45,64 @@ def _deploy(
 
     try:
         request = DeployRequest(
-            count=count, services=tuple(service or ("ssh",)), hosts=tuple(host or ()), name_prefix=name_prefix
+            count=count,
+            services=tuple(service or ("ssh",)),
+            hosts=tuple(host or ()),
+            labels=labels_in(label),
+            name_prefix=name_prefix,
+            plan=plan,
         )
     except ValidationError as cause:
         raise typer.BadParameter(
             "; ".join(f"{error['loc'][0]}: {error['msg']}" for error in cause.errors(include_input=False))
         ) from None
-    with Controller(MasterSettings.load()) as controller:
-        reply = controller.deploy(request)
-    _show(reply, as_json=as_json, none_is_fine=count == 0)
+    with Controller(MasterSettings.load(swarmctl_url=url)) as controller:
+        if dry_run:
+            change.show_plan(controller.plan_deploy(request), as_json=as_json)
+            return
+        with progress.shown() as told:
+            reply = controller.deploy(request, told)
+    change.show_reply(reply, as_json=as_json, none_is_fine=count == 0)
 
 
 def _teardown(
     names: Annotated[list[str] | None, typer.Argument(help="Deckies; none means all of them.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Remove deckies from the fleet."""
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
-    wanted = tuple(names or ())
-    if not all(is_host_name(name) for name in wanted):
-        raise typer.BadParameter("a decky's name is one lower-case host label")
+    wanted = tuple(map(require_name, names or ()))
     if not yes:
         typer.confirm(f"Tear down {'the whole fleet' if not wanted else ', '.join(wanted)}?", abort=True)
-    with Controller(MasterSettings.load()) as controller:
-        reply = controller.teardown(wanted)
-    _show(reply, as_json=as_json, none_is_fine=False)
+    with Controller(MasterSettings.load(swarmctl_url=url)) as controller, progress.shown() as told:
+        reply = controller.teardown(wanted, told)
+    change.show_reply(reply, as_json=as_json, none_is_fine=False)
 
 
-def _deckies(as_json: Json = False) -> None:
+class _State(StrEnum):
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+def _deckies(
+    host: Annotated[list[str] | None, typer.Option(help="Only those of this worker; may be repeated.")] = None,
+    state: Annotated[
+        list[_State] | None, typer.Option(help="Only those in this state; unknown until reported. May be repeated.")
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
     """List the deckies: what they are and where they run."""
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
-    with Controller(MasterSettings.load()) as controller:
-        reply = controller.deckies()
+    hosts = list(map(require_name, host or ()))
+    with Controller(MasterSettings.load(swarmctl_url=url)) as controller:
+        reply = controller.deckies(hosts, state or ())
     if as_json:
         terminal.print_json(reply.model_dump(mode="json"))
         return
@@ -104,24 +131,3 @@ def _remark(decky: DeckyView) -> str | None:
 
 def _logins(decky: DeckyView) -> str:
     return _words([f"{account.user}:{account.password}" for account in decky.accounts])
-
-
-def _show(reply: FleetReply, *, as_json: bool, none_is_fine: bool) -> None:
-    if as_json:
-        terminal.print_json(reply.model_dump(mode="json"))
-    else:
-        changed = [("added", name) for name in reply.added] + [("removed", name) for name in reply.removed]
-        terminal.say(f"Generation {reply.generation}")
-        if changed:
-            terminal.print_table(("", "decky"), changed)
-        terminal.print_table(
-            ("worker", "ok", "deckies"),
-            [
-                (row.host, terminal.yes(row.ok), len(row.report.deckies) if row.report else None)
-                for row in reply.results
-            ],
-        )
-        for row in reply.results:
-            if not row.ok:
-                terminal.say_failure(row.host, row.error, row.advice)
-    judge([(row.host, row.ok) for row in reply.results], "are as they should be", none_is_fine=none_is_fine)

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from decnet_master.cli import terminal
+from decnet_master.cli.options import Json, Url, Yes
 from decnet_master.settings import MasterSettings
 
 if TYPE_CHECKING:
     from decnet_master.swarmctl.messages import PkiStatus
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 _SHOWN_DIGITS = 16
 
@@ -27,21 +26,21 @@ def group() -> typer.Typer:
     return app
 
 
-def _status(as_json: Json = False) -> None:
+def _status(url: Url = None, as_json: Json = False) -> None:
     """Show the CAs that are trusted, and which workers depend on which."""
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
-    with Controller(MasterSettings.load()) as controller:
+    with Controller(MasterSettings.load(swarmctl_url=url)) as controller:
         _show(controller.pki(), as_json)
 
 
-def _rotate(yes: Yes = False, as_json: Json = False) -> None:
+def _rotate(yes: Yes = False, url: Url = None, as_json: Json = False) -> None:
     """Make a new CA. Both are trusted until the old one is retired; workers change with their next renewal."""
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
     if not yes:
         typer.confirm("Make a new CA, and let the workers change to it with their next renewals?", abort=True)
-    with Controller(MasterSettings.load()) as controller:
+    with Controller(MasterSettings.load(swarmctl_url=url)) as controller:
         reply = controller.rotate()
     _show(reply, as_json)
     if not as_json:
@@ -51,12 +50,13 @@ def _rotate(yes: Yes = False, as_json: Json = False) -> None:
 def _retire(
     force: Annotated[bool, typer.Option("--force", help="Also while workers depend on the old CA.")] = False,
     yes: Yes = False,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Trust the old CA no more. Refused while workers or join tokens depend on it."""
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
-    with Controller(MasterSettings.load()) as controller:
+    with Controller(MasterSettings.load(swarmctl_url=url)) as controller:
         if not yes:
             typer.confirm(_what_breaks(controller.pki(), force=force), abort=True)
         reply = controller.retire(force=force)

@@ -10,7 +10,7 @@ import typer
 
 from decnet_core.program import EXIT_CODES
 from decnet_master import __version__
-from decnet_master.cli import daemons, database, evidence, fleet, journal, overview, pki, setup, swarm, wheels
+from decnet_master.cli import apply, daemons, database, evidence, fleet, journal, overview, pki, setup, swarm, wheels
 
 
 def run() -> None:
@@ -31,7 +31,7 @@ def _application() -> typer.Typer:
         epilog=EXIT_CODES,
     )
     app.callback()(_common)
-    for room in (setup, daemons, fleet, evidence, overview):
+    for room in (setup, daemons, fleet, apply, evidence, overview):
         room.add_to(app)
     app.add_typer(swarm.group(), name="swarm")
     app.add_typer(wheels.group(), name="bundle")

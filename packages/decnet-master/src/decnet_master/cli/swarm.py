@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decnet_core.identity import is_host_name
 from decnet_master.cli import bootstrap as bootstrapping
-from decnet_master.cli import checks, terminal, tokens
+from decnet_master.cli import checks, terminal, tokens, traits
 from decnet_master.cli.bootstrap import Part
+from decnet_master.cli.options import Json, Url, Yes, labels_in, require_name
 from decnet_master.settings import MasterSettings
 
 if TYPE_CHECKING:
     from decnet_master.views import HostView
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-
 
 def group() -> typer.Typer:
     """Build the group of verbs."""
-    app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Enrol, list, check and decommission workers.")
+    app = typer.Typer(
+        no_args_is_help=True, rich_markup_mode=None, help="Enrol, list, label, check and decommission workers."
+    )
     app.add_typer(tokens.group(), name="tokens")
     app.command("enroll")(_enroll)
     app.command("list")(_list)
+    traits.add_to(app)
     app.command("check")(_check)
     app.command("decommission")(_decommission)
     return app
@@ -49,28 +51,36 @@ def _enroll(
     install_docker: Annotated[
         bool, typer.Option("--install-docker", help="With --bootstrap: install Debian's docker.io if need be.")
     ] = False,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Give the worker this label, KEY=VALUE; may be repeated.")
+    ] = None,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Make a one-time token with which a worker joins; or, offline, a folder with its keys and certificates."""
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
-    _check_name(name)
+    require_name(name)
+    labels = labels_in(label)
     if not bootstrap and (without or install_docker):
         raise typer.BadParameter("--without and --install-docker go with --bootstrap")
     if bootstrap:
         if out_dir is not None or address is not None:
             raise typer.BadParameter("--out-dir and --address do not go with --bootstrap")
-        bootstrapping.enroll(name, ttl_minutes, without or [], install_docker=install_docker, as_json=as_json)
+        settings = MasterSettings.load(swarmctl_url=url)
+        bootstrapping.enroll(
+            settings, name, ttl_minutes, without or [], labels, install_docker=install_docker, as_json=as_json
+        )
         return
     if out_dir is not None:
         if ttl_minutes is not None:
             raise typer.BadParameter("--ttl-minutes is for a token, and --out-dir makes none")
-        _enroll_offline(name, out_dir, address, as_json=as_json)
+        _enroll_offline(MasterSettings.load(swarmctl_url=url), name, out_dir, address, labels, as_json=as_json)
         return
     if address is not None:
         raise typer.BadParameter("--address goes with --out-dir; with a token, give it to `decnet-agent join`")
-    with Controller(MasterSettings.load()) as controller:
-        reply = controller.enroll(name, ttl_minutes)
+    with Controller(MasterSettings.load(swarmctl_url=url)) as controller:
+        reply = controller.enroll(name, ttl_minutes, labels)
     if as_json:
         terminal.print_json(reply.model_dump(mode="json"))
         return
@@ -79,12 +89,20 @@ def _enroll(
     terminal.say("The token works once. It can also be piped in, so that it stays out of the shell's history.")
 
 
-def _enroll_offline(name: str, folder: Path, address: str | None, *, as_json: bool) -> None:
+def _enroll_offline(
+    settings: MasterSettings,
+    name: str,
+    folder: Path,
+    address: str | None,
+    labels: dict[str, str],
+    *,
+    as_json: bool,
+) -> None:
     from decnet_master.cli.bundle import write_bundle  # noqa: PLC0415 -- heavy
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
-    with Controller(MasterSettings.load()) as controller:
-        write_bundle(controller, name, folder, address)
+    with Controller(settings) as controller:
+        write_bundle(controller, name, folder, address, labels)
     if as_json:
         terminal.print_json({"host": name, "folder": str(folder)})
         return
@@ -97,16 +115,17 @@ def _enroll_offline(name: str, folder: Path, address: str | None, *, as_json: bo
 
 def _decommission(
     name: Annotated[str, typer.Argument(help="The worker's name.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Refuse a worker, and every certificate that it has, from now on; its name may be enrolled again."""
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
-    _check_name(name)
+    require_name(name)
     if not yes:
         typer.confirm(f"Refuse {name} from now on? What its log holds and was not shipped yet stays there.", abort=True)
-    with Controller(MasterSettings.load()) as controller:
+    with Controller(MasterSettings.load(swarmctl_url=url)) as controller:
         reply = controller.decommission(name)
     if as_json:
         terminal.print_json(reply.model_dump(mode="json"))
@@ -117,23 +136,40 @@ def _decommission(
     terminal.say(f"It may join again: `decnet-master swarm enroll {reply.host}` makes a token.")
 
 
-def _check_name(name: str) -> None:
-    if not is_host_name(name):
-        raise typer.BadParameter("a name is one lower-case host label: letters, digits, hyphens, 63 at most")
+class _Status(StrEnum):
+    ENROLLED = "enrolled"
+    ACTIVE = "active"
+    DECOMMISSIONED = "decommissioned"
 
 
-def _list(as_json: Json = False) -> None:
+def _list(
+    status: Annotated[list[_Status] | None, typer.Option(help="Only those that are this; may be repeated.")] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
     """List the workers."""
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
+    from decnet_master.labels import label_words  # noqa: PLC0415 -- heavy
 
-    with Controller(MasterSettings.load()) as controller:
-        reply = controller.hosts()
+    with Controller(MasterSettings.load(swarmctl_url=url)) as controller:
+        reply = controller.hosts(status or ())
     if as_json:
         terminal.print_json(reply.model_dump(mode="json"))
         return
     terminal.print_table(
-        ("name", "status", "address", "version", "seen"),
-        [(host.name, _status(host), host.address, host.version, host.seen_at) for host in reply.hosts],
+        ("name", "status", "address", "version", "seen", "takes", "labels"),
+        [
+            (
+                host.name,
+                _status(host),
+                host.address,
+                host.version,
+                host.seen_at,
+                host.capacity,
+                label_words(host.labels) or None,
+            )
+            for host in reply.hosts
+        ],
     )
 
 
@@ -143,10 +179,10 @@ def _status(host: HostView) -> str:
     return f"unreachable since {host.unreachable_since:%Y-%m-%d %H:%M:%S}"
 
 
-def _check(as_json: Json = False) -> None:
+def _check(url: Url = None, as_json: Json = False) -> None:
     """Ask agent, updater and log shipper of every active worker how they are."""
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
-    with Controller(MasterSettings.load()) as controller:
+    with Controller(MasterSettings.load(swarmctl_url=url)) as controller:
         reply = controller.check()
     checks.show(reply, as_json=as_json)

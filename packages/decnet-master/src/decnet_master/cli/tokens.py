@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from decnet_master.cli import terminal
+from decnet_master.cli.options import Json, Url
 from decnet_master.settings import MasterSettings
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def group() -> typer.Typer:
@@ -20,11 +19,11 @@ def group() -> typer.Typer:
     return app
 
 
-def _list(as_json: Json = False) -> None:
+def _list(url: Url = None, as_json: Json = False) -> None:
     """List the join tokens. Their secrets are not kept, so they are not shown."""
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
-    with Controller(MasterSettings.load()) as controller:
+    with Controller(MasterSettings.load(swarmctl_url=url)) as controller:
         reply = controller.tokens()
     if as_json:
         terminal.print_json(reply.model_dump(mode="json"))
@@ -37,6 +36,7 @@ def _list(as_json: Json = False) -> None:
 
 def _revoke(
     token: Annotated[str, typer.Argument(help="The token's id, as `swarm tokens list` shows it.")],
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Refuse a join token from now on; its worker's name may be enrolled again."""
@@ -44,7 +44,7 @@ def _revoke(
 
     if len(token) != 16 or not set(token) <= set("0123456789abcdef"):
         raise typer.BadParameter("a token's id has 16 hexadecimal digits")
-    with Controller(MasterSettings.load()) as controller:
+    with Controller(MasterSettings.load(swarmctl_url=url)) as controller:
         reply = controller.revoke_token(token)
     if as_json:
         terminal.print_json(reply.model_dump(mode="json"))

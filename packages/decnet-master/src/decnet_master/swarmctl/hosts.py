@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 
 import decnet_master
 from decnet_core.endpoints import Endpoint
@@ -44,8 +44,9 @@ def router(
     routes = APIRouter()
 
     @routes.get("/hosts")
-    async def list_hosts() -> HostList:
-        return host_list(await store.hosts.list(), await store.heartbeats.list())
+    async def list_hosts(status: Annotated[list[HostStatus] | None, Query(max_length=10)] = None) -> HostList:
+        hosts = [host for host in await store.hosts.list() if not status or host.status in status]
+        return host_list(hosts, await store.heartbeats.list())
 
     @routes.post("/hosts", status_code=201)
     async def enroll(request: EnrollRequest) -> EnrollReply:
