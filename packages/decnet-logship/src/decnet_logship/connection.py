@@ -7,6 +7,7 @@ its error. Only the machine knows what was sent and acknowledged; writing to a s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 import time
 from typing import Protocol
@@ -85,8 +86,8 @@ class Connection:
             TrustError: who answers is not our master.
             RemoteProtocolError: it does not speak `decnet-log/1`.
         """
-        reader, writer = await dial(endpoint, context, MASTER_HOST, connect_secs)
-        connection = cls(reader, writer, limits, source)
+        dialled = await dial(endpoint, context, MASTER_HOST, connect_secs)
+        connection = cls(dialled.reader, dialled.writer, limits, source)
         try:
             connection._check_peer(endpoint)
         except BaseException:
@@ -171,8 +172,22 @@ class Connection:
                 source.finish(file)
 
     async def _placed(self, file: LogFile, offset: int) -> bool:
-        """Let the file stand at an offset; where lines must be counted for that, beside the loop."""
-        return await asyncio.to_thread(file.seek, offset) if file.label else file.seek(offset)
+        """Let the file stand at an offset; where lines must be counted for that, beside the loop.
+
+        Whoever cancels waits until that is done, some seconds for gigabytes: the file is closed behind us, and its
+        descriptor's number is given to another.
+        """
+        if not file.label:
+            return file.seek(offset)
+        counting = asyncio.get_running_loop().run_in_executor(None, file.seek, offset)
+        try:
+            return await asyncio.shield(counting)
+        except asyncio.CancelledError:
+            while not counting.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({counting})
+            counting.exception()  # whatever came of it, it was seen
+            raise
 
     async def _feed_file(self, file: LogFile) -> None:
         """Ship a file to its end: until it grows no more and all of it is acknowledged."""

@@ -2,8 +2,9 @@
 
 For rsyslog, syslog-ng and others, where somebody wants the lines there as well as, or instead of, on a master. That
 protocol has no word for "stored". The best that can be known is that the receiver's kernel has taken every byte
-(SIOCOUTQ of tcp(7) is 0), so that is what counts as sent: what the receiver still had in memory when it died is lost,
-and what was on its way when a connection broke is sent again. The position is the register's; there is no other.
+(`Dialled.unconfirmed_bytes` is 0), so that is what counts as sent: what the receiver still had in memory when it died
+is lost, and what was on its way when a connection broke is sent again. The position is the register's; there is no
+other.
 
 At most a window is on its way. A receiver that takes nothing for too long is given up. An empty line is left out, the
 rest of an over-long one too; a receiver has bounds of its own, rsyslog 8 KiB unless it is told otherwise.
@@ -13,12 +14,9 @@ Source: RFC 5425 §4.3, §5.
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
-import fcntl
 import ssl
-import termios
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +29,7 @@ from decnet_core.pki.tls import IdentityFiles, client_context
 from decnet_core.shipping.sender import Limits
 from decnet_core.syslog.framing import encode_frames
 from decnet_logship.connection import Source
-from decnet_logship.dialling import READ_BYTES, dial
+from decnet_logship.dialling import READ_BYTES, Dialled, dial
 from decnet_logship.tail import Cut, LogFile, Replaced
 
 _POLL_SECS = (0.001, 0.05)  # first and longest pause between two looks at what the kernel still holds
@@ -59,16 +57,15 @@ class Receiver:
 class PlainConnection:
     """An open connection; make one with `open`."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limits: Limits, source: Source
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, dialled: Dialled, limits: Limits, source: Source) -> None:
+        self._dialled = dialled
+        self._reader = dialled.reader
+        self._writer = dialled.writer
         self._limits = limits
         self._source = source
         self._file: LogFile | None = None  # of which lines may be on their way
         self._changed = asyncio.Event()  # the log grew
-        writer.transport.set_write_buffer_limits(high=limits.window_bytes)
+        self._writer.transport.set_write_buffer_limits(high=limits.window_bytes)
 
     @classmethod
     async def open(
@@ -83,8 +80,7 @@ class PlainConnection:
         context = client_context(files, receiver.ca)
         context.minimum_version = ssl.TLSVersion.TLSv1_2  # what RFC 9662 asks of syslog, and older daemons speak
         name = receiver.name or receiver.endpoint.host
-        reader, writer = await dial(receiver.endpoint, context, name, connect_secs)
-        return cls(reader, writer, limits, source)
+        return cls(await dial(receiver.endpoint, context, name, connect_secs), limits, source)
 
     def close(self) -> None:
         """Drop the connection."""
@@ -177,26 +173,17 @@ class PlainConnection:
     async def _settle(self, file: LogFile) -> None:
         """Wait until the receiver's kernel has all that was written."""
         pause_secs, longest_secs = _POLL_SECS
-        left, since = self._left_bytes(), time.monotonic()
+        left, since = self._dialled.unconfirmed_bytes(), time.monotonic()
         while left:
             await asyncio.sleep(pause_secs)
             pause_secs = min(pause_secs * 2, longest_secs)
-            before, left = left, self._left_bytes()
+            before, left = left, self._dialled.unconfirmed_bytes()
             if left < before:
                 since = time.monotonic()
             elif time.monotonic() - since > self._limits.ack_secs:
                 raise Unavailable("The receiver takes nothing any more", _ADVICE)
         file.acked(file.offset)
         self._source.acked(file, file.offset)
-
-    def _left_bytes(self) -> int:
-        """Count what the receiver's kernel has not confirmed, wherever it is."""
-        transport = self._writer.transport
-        if transport.is_closing():
-            raise Unavailable("The connection to the receiver broke", _ADVICE)
-        unconfirmed = array.array("i", [0])
-        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, unconfirmed)  # SIOCOUTQ
-        return transport.get_write_buffer_size() + unconfirmed[0]
 
     async def _change(self) -> None:
         self._changed.clear()
