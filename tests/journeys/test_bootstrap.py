@@ -164,7 +164,7 @@ def test_a_line_that_was_cut_off_goes_on_and_the_next_one_changes_nothing(machin
     assert machine.run("stat", "-c", "%U:%G %a", "/etc/decnet/decnet.ini").strip() == "root:decnet 640"
 
 
-def test_another_host_cannot_use_the_line_again(machine: Machine, office: Office) -> None:
+def test_a_host_that_has_joined_does_not_become_another(machine: Machine, office: Office) -> None:
     other, token = office.line("w2")
     done = paste(machine, other)
     assert done.code == ExitCode.CONFLICT, done.out

@@ -115,6 +115,7 @@ class Bootstrap:
     def run(self) -> None:
         """Take every step; raises Stop where it cannot go on."""
         check_host()
+        os.umask(0o022)  # the daemons, which are not root, run what is installed here
         token = Token.read()
         with LOCK.open("w") as lock:
             try:
@@ -123,10 +124,10 @@ class Bootstrap:
                 raise Stop(CONFLICT, "Another bootstrap runs on this host", "Wait until it has ended.") from None
             self._refuse_another(token)
             memory = _read_json(MEMORY)
-            if memory is None or memory.get("token_id") != token.id or not CURRENT.exists():
-                memory = self._install(token)
-            else:
+            if memory is not None and self._is_installed(memory, token):
                 say(f"release {memory['version']} is installed")
+            else:
+                memory = self._install(token)
             has_engine = self._engine()
             self._setup()
             self._join(token)
@@ -138,6 +139,10 @@ class Bootstrap:
             say("there is no Docker engine here: the agent runs, but can deploy nothing until there is one")
             say("  what to do: apt-get install docker.io, or run the line again with --install-docker at its end")
         say("what is still to be done here, if anything, tells `decnet-agent doctor`")
+
+    def _is_installed(self, memory: dict[str, Any], token: Token) -> bool:
+        """Tell whether all that this token is for was installed with it; then it may have been used already."""
+        return memory["token_id"] == token.id and set(self._parts) <= set(memory["parts"]) and CURRENT.exists()
 
     def _refuse_another(self, token: Token) -> None:
         joined = _read_json(ENROLMENT)
@@ -160,7 +165,7 @@ class Bootstrap:
             self._download(master, index, downloads)
             install_wheels(index, downloads, release, digest)
             shutil.rmtree(ROOT / "downloads")
-        memory = {"token_id": token.id, "version": index["version"], "started": False}
+        memory = {"token_id": token.id, "version": index["version"], "parts": self._parts, "started": False}
         _link(CURRENT, Path("releases") / release.name)
         _write_json(MEMORY, memory)
         for part in self._parts:
