@@ -9,7 +9,8 @@ Its first line on standard output names each worker's ports. Then it is told wha
 answers each with one line of JSON:
 
     serve     take the identities up and answer; answered when all are up
-    shards    say how many shards were taken, and when the first and the last came (monotonic clock)
+    shards    say how many shards were taken, when the first and the last came (monotonic clock), and what runs
+    asked     say how often an agent was asked for its status so far
     end       end
 """
 
@@ -30,7 +31,7 @@ from decnet_agent.api import server as agent_server
 from decnet_core import logs
 from decnet_core.daemon import Ready
 from decnet_core.endpoints import Endpoint, listen
-from decnet_core.fleet import Shard, ShardReport
+from decnet_core.fleet import AgentStatus, Shard, ShardReport
 from decnet_core.identity import Role
 from decnet_core.pki.tls import IdentityFiles, server_context
 from decnet_updater.http import application as updater_application
@@ -47,12 +48,18 @@ def identity_files(folder: Path, worker: str, role: Role) -> IdentityFiles:
     return IdentityFiles(at / "key.pem", at / "cert.pem", at / "ca.pem")
 
 
-class _TimedAgent(SimulatedAgent):
-    """A simulated agent that notes when its shards come."""
+class _CountingAgent(SimulatedAgent):
+    """A simulated agent that notes when its shards come, and how often it is asked."""
 
     def __init__(self, host: str, times: list[float]) -> None:
         super().__init__(host)
         self._times = times
+        self.times_asked = 0
+
+    async def status(self) -> AgentStatus:
+        """Tell what runs here."""
+        self.times_asked += 1
+        return await super().status()
 
     async def apply(self, shard: Shard) -> ShardReport:
         """Run what the shard says; raises as the simulated agent does."""
@@ -67,7 +74,7 @@ class SimulatedWorkers:
         self._folder = folder
         self._times: list[float] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self.agents = {name: _TimedAgent(name, self._times) for name in map("w{:04d}".format, range(1, count + 1))}
+        self.agents = {name: _CountingAgent(name, self._times) for name in map("w{:04d}".format, range(1, count + 1))}
         self._sockets = {
             name: tuple(listen(Endpoint("127.0.0.1", 0), "agent-address") for _ in range(2)) for name in self.agents
         }
@@ -99,6 +106,10 @@ class SimulatedWorkers:
             "rss_mib": peak_mib(os.getpid()),
         }
 
+    def asked(self) -> dict[str, Any]:
+        """Tell how often a status was asked for."""
+        return {"times": sum(agent.times_asked for agent in self.agents.values()), "at": time.monotonic()}
+
     def _start(self, serving: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(serving))
 
@@ -116,6 +127,8 @@ async def main() -> None:
                 answer = await workers.serve()
             case ["shards"]:
                 answer = workers.shards()
+            case ["asked"]:
+                answer = workers.asked()
             case _:
                 break
         print(json.dumps(answer), flush=True)

@@ -19,6 +19,14 @@ def test_a_small_fleet_is_measured(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["workers"], found["deckies"]) == (12, 60)
-    for key in ("plan_secs", "dispatch_secs", "check_secs", "bare_handshakes_secs", "check_ratio", "rss_mib"):
+    for key in (
+        "plan_secs",
+        "dispatch_secs",
+        "check_secs",
+        "bare_handshakes_secs",
+        "check_ratio",
+        "heartbeats_per_s",
+        "rss_mib",
+    ):
         assert found[key] > 0, key
     assert found["dispatch_secs"] <= found["deploy_secs"]
