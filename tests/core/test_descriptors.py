@@ -151,6 +151,35 @@ def test_a_store_closes_what_it_lets_go_of():
     left.close()
 
 
+async def test_more_names_than_one_variable_holds_reach_the_next_process(tmp_path):
+    """Linux bounds a variable at 128 KiB: a child that could not be started would be tried again for ever."""
+    code = """
+    if number == 1:
+        fd = open_file("x")
+        for index in range(700):
+            keep(f"{index:0250d}", fd)
+        os.kill(os.getpid(), signal.SIGKILL)
+    signal.pause()
+    """
+    async with kept(tmp_path, code, 700) as runs:
+        found = (await runs(2))[1].split()
+    assert [int(item.partition(":")[0]) for item in found] == list(range(700))
+
+
+def test_each_variable_is_bounded_and_taken_once(monkeypatch):
+    store = DescriptorStore(3000)
+    store.keep("a-rather-long-name", [os.open(os.devnull, os.O_RDONLY) for _ in range(10)])
+    monkeypatch.setattr(descriptors, "VARIABLE_BYTES", 100)
+    environment = store.environment()
+    assert len(environment) == 3
+    assert max(len(text) for text in environment.values()) <= 100
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    assert sorted(fd for _, fd in inherited()) == sorted(store.fds)
+    assert not [name for name in os.environ if name.startswith(descriptors.INHERITED)]
+    store.close()
+
+
 def test_descriptors_that_systemd_hands_over(monkeypatch):
     """sd_listen_fds(3): from 3 on, and only for the process that is named."""
     monkeypatch.setenv("LISTEN_FDS", "2")

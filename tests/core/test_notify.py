@@ -6,7 +6,9 @@ import socket
 
 import pytest
 
-from decnet_core.notify import notify, watchdog_interval_secs
+from decnet_core import notify as notify_module
+from decnet_core.descriptors import DescriptorStore
+from decnet_core.notify import Notices, notify, watchdog_interval_secs
 
 
 @pytest.fixture
@@ -76,3 +78,16 @@ def test_the_watchdog_of_another_process_is_not_ours(monkeypatch):
     assert watchdog_interval_secs() == 10.0
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid() + 1))
     assert watchdog_interval_secs() is None
+
+
+async def test_who_sends_without_end_holds_up_nobody_else(monkeypatch):
+    monkeypatch.setattr(notify_module, "MAX_HEARD", 2)
+    heard = []
+    with Notices() as notices:
+        monkeypatch.setenv("NOTIFY_SOCKET", notices.address)
+        for _ in range(3):
+            assert notify("READY=1")
+        notices.hear(os.getpid(), lambda: heard.append("ready"), DescriptorStore(0))
+        assert len(heard) == 2
+        notices.hear(os.getpid(), lambda: heard.append("ready"), DescriptorStore(0))
+        assert len(heard) == 3

@@ -300,3 +300,10 @@ def test_a_process_is_read_as_it_was_written(process):
 def test_what_no_table_wrote_is_refused(key, value):
     with pytest.raises(RemoteProtocolError):
         Remembered("processes", PLAIN, PROCESSES).restore([(key, value)])
+
+
+def test_a_disk_that_fails_when_a_tap_says_that_it_lives_does_not_end_it(tmp_path):
+    with opened(tmp_path / "tap") as (memory, _):
+        lock, memory._lock = memory._lock, -1  # as a disk does that went away
+        memory.alive()
+        memory._lock = lock

@@ -226,3 +226,47 @@ async def test_a_file_written_again_and_again_keeps_a_copy_of_the_last(
     assert found[0].key == second.key
     finish(following, *found)
     following.close()
+
+
+async def test_a_file_that_is_written_again_before_it_is_done_keeps_its_own_copy(
+    supervisor: Supervisor, queue: FileQueue, disk: Path
+) -> None:
+    """The second event was merged into the first one's copy, which is thrown away with the first."""
+    (disk / "log").write_text("1")
+    (first,) = queue.read()
+    (disk / "log").write_text("12")
+    finish(queue, first)
+    (second,) = queue.read()
+    assert (second.copied, bool(second.held)) == (False, True)
+    supervisor.names()
+    os.close(second.written.fd)
+    queue.close()
+    following = FileQueue(supervisor.next_tap())
+    found = left(following)
+    assert contents(found) == ["12"]
+    finish(following, *found)
+    following.close()
+
+
+async def test_files_that_are_written_again_and_again_leave_nothing_behind(
+    supervisor: Supervisor, queue: FileQueue, disk: Path
+) -> None:
+    for number in range(300):
+        for text in ("1", "12"):
+            (disk / f"log{number % 100}").write_text(text)
+            if text == "1":
+                taken = list(queue.read())
+        finish(queue, *taken)
+        finish(queue, *queue.read(1))
+        supervisor.names()
+    assert len(queue._uncopied) <= 100
+    (disk / "log").write_text("1")
+    finish(queue, *queue.read())
+    assert list(queue.read()) == []
+    assert len(queue._uncopied) == 0
+    assert not [name for name in supervisor.names() if name.startswith("file.")]
+    queue.close()
+    following = FileQueue(supervisor.next_tap())
+    finish(following, *left(following))
+    assert list(following.read()) == []
+    following.close()

@@ -7,7 +7,8 @@ name to its notification socket; they stay open there while it is dead, and its 
 
 systemd hands them back as LISTEN_FDS says (descriptors from 3 on, names in LISTEN_FDNAMES, for the process LISTEN_PID).
 Our own supervisor cannot number descriptors that it has open itself, so it lets the child inherit them under the
-numbers that they have and says which is which in `INHERITED`. To the child it is the same.
+numbers that they have and says which is which in `INHERITED` (and, because Linux bounds one variable at 128 KiB, in
+`INHERITED_2` and so on). To the child it is the same.
 
 A store is bounded, takes what its child's own process sent and nothing else (`notify.Notices`), belongs to one child,
 and is closed with its supervisor: whoever stops the supervisor (or, in systemd, the unit) leaves nothing open behind.
@@ -29,12 +30,20 @@ from decnet_core.notify import notify
 INHERITED = "DECNET_INHERITED"
 """Environment variable: `number=name`, colon-separated."""
 
+VARIABLE_BYTES = 64 << 10
+"""How much one such variable holds: half of what Linux takes (MAX_ARG_STRLEN, linux/binfmts.h)."""
+
 MAX_NAME = 255
 """Characters of a name, as in systemd."""
 
 _FIRST_LISTEN_FD = 3
 
 log = structlog.get_logger()
+
+
+def supervised() -> bool:
+    """Tell whether there is anybody to ask."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
 def keep(name: str, *fds: int) -> bool:
@@ -96,7 +105,14 @@ class DescriptorStore:
     def environment(self) -> dict[str, str]:
         """Tell that process which is which."""
         kept = [f"{fd}={name}" for name, fds in self._kept.items() for fd in fds]
-        return {INHERITED: ":".join(kept)} if kept else {}
+        found: dict[str, str] = {}
+        while kept:
+            count, room = 0, VARIABLE_BYTES
+            while count < len(kept) and (room := room - len(kept[count]) - 1) >= 0:
+                count += 1
+            found[_variable(len(found) + 1)] = ":".join(kept[:count])
+            del kept[:count]
+        return found
 
     def close(self) -> None:
         """Close all."""
@@ -134,11 +150,18 @@ def _from_systemd() -> list[tuple[str, int]]:
 
 def _from_supervisor() -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
-    for item in os.environ.pop(INHERITED, "").split(":"):
-        number, _, name = item.partition("=")
-        if number.isdecimal() and name:
-            found.append((name, int(number)))
+    number_of_variable = 1
+    while (text := os.environ.pop(_variable(number_of_variable), None)) is not None:
+        number_of_variable += 1
+        for item in text.split(":"):
+            number, _, name = item.partition("=")
+            if number.isdecimal() and name:
+                found.append((name, int(number)))
     return found
+
+
+def _variable(number: int) -> str:
+    return INHERITED if number == 1 else f"{INHERITED}_{number}"
 
 
 def _allow_descriptors(more: int) -> None:

@@ -29,6 +29,10 @@ _CREDENTIALS = struct.Struct("3i")
 _NOTICE_BYTES = 4096
 """The longest message that is read whole, as in systemd."""
 
+MAX_HEARD = 1024
+"""Messages that are read in one turn: more than wait at any moment (net.unix.max_dgram_qlen: 10, or systemd's 512), so
+that whoever sends without end holds up nobody else, and the last words of the dead are among them."""
+
 _MAX_FDS = 253
 """Descriptors in one message. Source: unix(7), SCM_MAX_FD."""
 
@@ -96,9 +100,9 @@ class Notices:
         asyncio.get_running_loop().add_reader(self._socket, self.hear, pid, ready, store)
 
     def hear(self, pid: int, ready: Callable[[], None], store: Store) -> None:
-        """Read all that is there: a full socket would block whoever sends, and the dead may have sent last words."""
+        """Read what is there: a full socket would block whoever sends, and the dead may have sent last words."""
         room = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
-        while True:
+        for _ in range(MAX_HEARD):
             try:
                 said, about, _, _ = self._socket.recvmsg(_NOTICE_BYTES, room, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:

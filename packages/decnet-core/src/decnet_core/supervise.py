@@ -46,6 +46,9 @@ _HOPELESS = frozenset({ExitCode.USAGE, ExitCode.TRUST, ExitCode.CONFIG})
 _NO_SUCH_PROGRAM = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC, errno.ELOOP})
 """Why a program cannot be started however often it is tried; a lack of memory or processes passes."""
 
+_OURS = frozenset({"WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"})
+"""What a manager tells us in our environment, and not our children; and `INHERITED`."""
+
 log = structlog.get_logger()
 
 
@@ -132,8 +135,8 @@ async def _run_once(
     with Notices() as notices:
         surroundings = {**os.environ, **(environment or {}), SUPERVISOR_PID: str(os.getpid())}
         surroundings["NOTIFY_SOCKET"] = notices.address  # the manager hears from the supervisor alone
-        for ours in ("WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", INHERITED):
-            surroundings.pop(ours, None)
+        for name in [name for name in surroundings if name in _OURS or name.startswith(INHERITED)]:
+            del surroundings[name]
         surroundings.update(store.environment())
         try:
             process = await asyncio.create_subprocess_exec(

@@ -72,6 +72,7 @@ class Tap:
         self._probes = KernelProbes(holdings)
         self._records = Records(self._probes, self._observer.take, self._commit)
         self._queue = FileQueue(holdings)
+        self._holdings = holdings
         self._captures = Captures(
             self._queue,
             quarantine,
@@ -177,6 +178,7 @@ class Tap:
             for decky in self._watched.values():
                 if decky.container_id in self._unmarked:
                     self._mark(decky)
+            self._holdings.settle()
             looks += 1
             self._tell_lost()
             self._commit()
