@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 import pytest
 
 from decnet_core.fleet import AgentStatus, DeckyPhase, DeckySpec, DeckyState
+from decnet_master.findings import look
 from decnet_master.store import Beat, Repair, Store
-from decnet_master.store.heartbeats import MAX_DRIFT, MAX_WORDS_CHARS, MISSES, Turned
+from decnet_master.store.heartbeats import GIVES_UP_AFTER, MAX_DRIFT, MAX_WORDS_CHARS, MISSES, Turned
 from tests.store.samples import NOW, enrol, redemption
 
 
@@ -158,3 +159,19 @@ async def test_both_events_keep_to_the_catalogue(store: Store) -> None:
     rows = await store.events.page()
     assert {row["fields"].keys() >= {"since", "away_secs"} for row in rows} == {True}
     assert [row["service"] for row in rows] == ["decnet", "decnet"]
+
+
+@pytest.mark.usefixtures("workers")
+async def test_who_cannot_be_reached_or_mended_is_found(store: Store) -> None:
+    at = NOW + secs(60)
+    assert (await look(store, 100, at)).wrong == ()
+    for miss in range(MISSES):
+        await store.heartbeats.record([silence("w1", NOW + secs(miss)), answer("w2", NOW + secs(miss))], at)
+    stuck = Repair("w2", GIVES_UP_AFTER, GIVES_UP_AFTER - 1, "no image", at, at)
+    await store.repairs.keep(stuck)
+    (away,) = (await look(store, 100, at)).wrong
+    assert (away.part, away.grave) == ("workers", False)
+    assert "1 of 2 workers cannot be reached: w1" in away.message
+    await store.repairs.keep(stuck.failed_again("no image", at, at))
+    _, given_up = (await look(store, 100, at)).wrong
+    assert given_up.message == "1 of 2 workers cannot be made as they shall be: w2; w2: no image"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,13 +20,15 @@ from decnet_core.pki.keystore import KeyStore
 from decnet_core.pki.live import LiveIdentity
 from decnet_master.settings import MasterSettings
 from decnet_master.store import Repair, Store
+from decnet_master.store.repairs import GIVES_UP_AFTER
 from decnet_master.swarmctl import dispatch
 from decnet_master.swarmctl.agent_client import AgentClient
 from decnet_master.swarmctl.currency import CurrentCertificates
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.heartbeat import Heart
-from decnet_master.swarmctl.reconciler import GIVES_UP_AFTER, Reconciler
-from tests.swarm.master import Template
+from decnet_master.swarmctl.reconciler import Reconciler
+from tests.lab.processes import Daemon, free_port
+from tests.swarm.master import Template, controller_client
 from tests.swarm.workers import CountingAgent, Worker, until
 
 EVERY_SECS = 0.1
@@ -262,6 +265,44 @@ async def test_a_controller_that_starts_again_knows_what_it_could_not_mend(
         return await all_run(store, worker, 1)
 
     await until(is_mended)
+
+
+@pytest.mark.slow  # kills and awaits a daemon
+async def test_a_controller_that_is_killed_in_a_deploy_goes_on_when_it_is_back(
+    template: Template, tmp_path: Path
+) -> None:
+    settings, port = template.copy(tmp_path), free_port()
+    config = tmp_path / "decnet.ini"
+    lines = ["[decnet]", f"data-directory = {settings.data_directory}", "[master]", "heartbeat-secs = 1"]
+    lines += [f"controller-address = 127.0.0.1:{port}", f"enrolment-address = 127.0.0.1:{free_port()}"]
+    config.write_text("\n".join(lines))
+    argv = [sys.executable, "-m", "decnet_master", "swarmctl"]
+    daemon = Daemon(argv, log_path=tmp_path / "swarmctl.log", env={"DECNET_CONFIG": str(config)})
+    async with AsyncExitStack() as stack:
+        stack.enter_context(daemon)
+        await asyncio.to_thread(daemon.wait_for_port, port, timeout_secs=60)
+        controller = await stack.enter_async_context(controller_client(settings, port))
+        store = await stack.enter_async_context(await Store.open(settings.database))
+        workers = [await Worker.join(name, controller, tmp_path / "workers") for name in ("w1", "w2")]
+        for worker in workers:
+            stack.push_async_callback(worker.stop)
+            await worker.start()
+        workers[0].agent.release.clear()
+        deploying = asyncio.create_task(controller.post("/fleet/deploy", json={"count": 4}))
+        await until(workers[0].agent.asked.is_set)
+        await asyncio.to_thread(daemon.kill)
+        with pytest.raises(httpx.HTTPError):
+            await deploying
+        workers[0].agent.release.set()
+        await workers[1].stop()  # what this one was sent is lost, too
+        workers[1].agent = CountingAgent("w2")
+        await workers[1].start()
+        daemon.start()
+
+        async def converged() -> bool:
+            return all([await all_run(store, worker, 2) for worker in workers])
+
+        await until(converged)
 
 
 @asynccontextmanager

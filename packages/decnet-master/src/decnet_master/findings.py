@@ -7,11 +7,11 @@ one worker's is missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from decnet_master.store import Store
+from decnet_master.store import Heartbeat, Store
 from decnet_master.store.doorbook import ListenerState
 from decnet_master.store.shipping import Overview
 
@@ -60,7 +60,9 @@ async def look(store: Store, dead_letter_alarm: int, now: datetime) -> Findings:
     """
     overview = await store.shipping.overview(now)
     letters = await store.shipping.recent_dead_letters(now - LETTER_WINDOW, dead_letter_alarm)
+    beats = (await store.heartbeats.list()).values()
     wrong = [*_of_listener(overview, now), *_of_letters(letters, dead_letter_alarm), *_of_workers(overview)]
+    wrong += _of_agents(beats)
     return Findings(overview, letters, tuple(sorted(wrong, key=lambda finding: not finding.grave)))
 
 
@@ -129,6 +131,24 @@ def _of_workers(overview: Overview) -> Iterator[Finding]:
             False,
             f"Nothing comes from {len(silent)} of {len(overview.workers)} workers: {_named(silent)}",
             "Run `decnet-master swarm check`, and `decnet-logship status` on the worker.",
+        )
+
+
+def _of_agents(beats: Collection[Heartbeat]) -> Iterator[Finding]:
+    if away := [beat.host for beat in beats if beat.unreachable_since is not None]:
+        yield Finding(
+            "workers",
+            False,
+            f"The agents of {len(away)} of {len(beats)} workers cannot be reached: {_named(away)}",
+            "Run `decnet-master swarm check`; they are asked again, and made as they shall be when they are back.",
+        )
+    if stuck := [beat for beat in beats if beat.is_given_up]:
+        yield Finding(
+            "workers",
+            False,
+            f"{len(stuck)} of {len(beats)} workers cannot be made as they shall be: "
+            f"{_named([beat.host for beat in stuck])}; {stuck[0].host}: {stuck[0].repair}",
+            "Correct what is named; it is tried again within the hour, and at once by `decnet-master deploy --count 0`.",
         )
 
 

@@ -35,6 +35,9 @@ from decnet_master.store.values import micros, moment, original, storable
 MISSES = 3
 """Heartbeats in a row without an answer: one may be lost to a restart of the agent, two to a short loss of the link."""
 
+GIVES_UP_AFTER = 5
+"""Attempts to mend a worker that failed for one reason: some ten minutes, in which an engine may come back."""
+
 MAX_WORDS_CHARS = 500
 """Of an error, and of each sentence about a worker."""
 
@@ -90,6 +93,11 @@ class Heartbeat:
     repair: str | None = None
     repairs_alike: int = 0
     repaired_next_at: datetime | None = None
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether mending it failed so often for one reason that somebody has to look."""
+        return self.repairs_alike >= GIVES_UP_AFTER
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,10 @@ from sqlalchemy import delete, insert, select, update
 
 from decnet_master.store.engine import Database
 from decnet_master.store.heartbeat_tables import worker_repairs
-from decnet_master.store.heartbeats import MAX_WORDS_CHARS
+from decnet_master.store.heartbeats import GIVES_UP_AFTER, MAX_WORDS_CHARS
 from decnet_master.store.values import micros, moment, original, storable
+
+__all__ = ["GIVES_UP_AFTER", "Repair", "Repairs"]
 
 
 @dataclass(frozen=True, slots=True)

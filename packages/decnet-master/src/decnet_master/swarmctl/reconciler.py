@@ -30,6 +30,7 @@ from decnet_core.errors import Conflict, DecnetError
 from decnet_core.fleet import DeckyPhase, Shard, ShardReport
 from decnet_core.logs import shown
 from decnet_master.store import Host, Repair, Store, WorkerFleet
+from decnet_master.store.repairs import GIVES_UP_AFTER
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.drift import Cure, Deviation, cure
 
@@ -38,9 +39,6 @@ AT_ONCE = 16
 
 FIRST_PAUSE_SECS = 30.0
 LONGEST_PAUSE_SECS = 3600.0
-
-GIVES_UP_AFTER = 5
-"""With the pauses before: some ten minutes in which an engine or a registry may come back."""
 
 NAMED = 5
 """Differences in a line of the log."""
