@@ -18,7 +18,7 @@ from sqlalchemy import select
 from decnet_core.events import EventType
 from decnet_master.journal.reader import START, Position
 from decnet_master.store import Load, NewEvent, Store, migrate
-from decnet_master.store.derived import rebuild
+from decnet_master.store.derivation import Derivation, Piece, begin
 from decnet_master.store.derived_tables import DERIVED
 from decnet_master.store.engine import Database, database_url
 from decnet_master.store.migration import walk
@@ -65,15 +65,16 @@ async def stored(url: str, loads: Sequence[Sequence[NewEvent]]) -> Tables:
     """Store loads one after the other and read what came of them."""
     async with await Store.open(url, connections=1) as store:
         at = await store.ingest.position()
-        for number, rows in enumerate(loads, 1):
-            await store.ingest.append(Load.of(rows), [], Position(number, 0), at)
-            at = Position(number, 0)
+        for rows in loads:
+            after = Position(at.segment + 1, 0)
+            await store.ingest.append(Load.of(rows), [], after, at)
+            at = after
     return await derived_of(url)
 
 
 async def rebuilt(url: str) -> Tables:
     async with await Store.open(url, connections=1) as store:
-        await store.ingest.rebuild()
+        await store.derivation.rebuild()
     return await derived_of(url)
 
 
@@ -140,12 +141,65 @@ async def test_a_rebuild_of_many_pages_counts_every_event_once(url: str) -> None
     found = await stored(url, cut_up(rows, [100, 101, 300]))
     database = Database(database_url(url), 1)
     try:
-        for page_rows in (330, 50, 7):
-            async with database.write() as connection:
-                assert await rebuild(connection, sqlite=database.is_sqlite, page_rows=page_rows) == len(rows)
-            assert await derived_of(url) == found, page_rows
+        for piece_rows in (330, 50, 7):
+            assert await Derivation(database, piece_rows).rebuild() == len(rows)
+            assert await derived_of(url) == found, piece_rows
     finally:
         await database.close()
+
+
+def _varied(numbers: range) -> list[NewEvent]:
+    return [
+        NewEvent(
+            an_event(
+                number,
+                event_type=ATTEMPTS[number % 3],
+                src_ip=f"192.0.2.{number % 4}",
+                session=f"s{number % 9}",
+                fields={"user": f"u{number % 3}", "password": f"p{number % 7}"},
+            ),
+            "worker-1",
+            NOW + timedelta(seconds=number),
+        )
+        for number in numbers
+    ]
+
+
+async def test_a_rebuild_goes_on_where_it_was_interrupted_while_events_are_stored(url: str) -> None:
+    found = await stored(url, [_varied(range(100))])
+    database, others = Database(database_url(url), 1), Database(database_url(url), 1)
+    try:
+        async with database.write() as connection:
+            await begin(connection, sqlite=database.is_sqlite)
+        assert await Derivation(database, 30).more() == Piece(30, is_last=False)
+        after = await stored(url, [_varied(range(100, 150))])  # the ingester does not wait, nor count
+        assert sum(row[2] for row in after["event_types"]) == 30
+        pieces = [Derivation(database, 30), Derivation(others, 7)]  # somebody goes on, and somebody else as well
+        counts = await asyncio.gather(*(one.catch_up() for one in pieces))
+        assert sum(counts) == 120
+    finally:
+        await database.close()
+        await others.close()
+    caught_up = await derived_of(url)
+    await stored(url, [_varied(range(150, 160))])  # and from here on the ingester counts again
+    assert plain(await derived_of(url)) == counted(_varied(range(160)))
+    assert plain(caught_up) == counted(_varied(range(150)))
+    assert plain(found) == counted(_varied(range(100)))
+
+
+async def test_a_rebuild_whose_events_have_expired_comes_to_its_end(store: Store, url: str) -> None:
+    days = [NewEvent(an_event(n, src_ip="192.0.2.1"), "w", NOW + timedelta(days=n)) for n in range(3)]
+    await stored(url, [[row] for row in days])
+    database = Database(database_url(url), 1)
+    try:
+        async with database.write() as connection:
+            await begin(connection, sqlite=database.is_sqlite)
+        await store.slices.expire(micros(NOW + timedelta(days=2)))
+        assert await Derivation(database, 1).catch_up() == 1
+        assert not await store.derivation.is_behind()
+    finally:
+        await database.close()
+    assert plain(await derived_of(url)) == counted(days[2:])
 
 
 async def test_a_secret_is_bounded_and_still_told_from_its_like(url: str) -> None:
@@ -190,6 +244,7 @@ def counted(rows: Sequence[NewEvent]) -> Tables:
     groups: dict[str, dict[Any, list[NewEvent]]] = {table.name: defaultdict(list) for table in DERIVED}
     for row in rows:
         event = row.event
+        groups["event_types"][event.event_type if event.event_type in set(EventType) else "other"].append(row)
         if event.src_ip is not None:
             groups["attackers"][event.src_ip].append(row)
             groups["attacker_deckies"][event.src_ip, row.worker, event.decky, event.service].append(row)
@@ -207,6 +262,7 @@ def counted(rows: Sequence[NewEvent]) -> Tables:
             for (kind, user, secret), some in groups["credentials"].items()
         ],
         "credential_uses": [(*key[1:], *_times(some), *_uses(some)) for key, some in groups["credential_uses"].items()],
+        "event_types": [(key, _times(some)[2], len(some)) for key, some in groups["event_types"].items()],
     }
     return {name: sorted(some, key=repr) for name, some in found.items()}
 
@@ -214,7 +270,7 @@ def counted(rows: Sequence[NewEvent]) -> Tables:
 def plain(tables: Tables) -> Tables:
     """Take the digests off."""
     return {
-        name: sorted((row if name.startswith("attacker") else row[1:] for row in rows), key=repr)
+        name: sorted((row if name.startswith(("attacker", "event")) else row[1:] for row in rows), key=repr)
         for name, rows in tables.items()
     }
 

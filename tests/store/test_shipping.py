@@ -10,16 +10,19 @@ from datetime import datetime, timedelta
 import pytest
 
 from decnet_core.errors import ConfigError
-from decnet_core.events import EventType, check
+from decnet_core.events import check
 from decnet_core.fleet import Account, DeckySpec
+from decnet_master.journal.reader import START, Position
 from decnet_master.store import Store
 from decnet_master.store.bare_drivers import _in_libpq_words
 from decnet_master.store.doorbook import STREAMS_PER_HOST, DoorBook, ListenerState, StreamReport, WorkerReport
+from decnet_master.store.engine import Database, database_url
 from decnet_master.store.ingest import DeadLetter
 from decnet_master.store.records import Load
+from decnet_master.store.schema import events
 from decnet_master.store.shipping import STALE
 from decnet_master.store.silence import Settled, _heard_event, _silent_event
-from tests.store.samples import NOW, enrol, redemption
+from tests.store.samples import NOW, enrol, new, redemption
 
 AFTER = timedelta(minutes=5)
 
@@ -223,17 +226,15 @@ async def test_recent_dead_letters_are_counted_up_to_a_bound(store: Store) -> No
     assert await store.shipping.recent_dead_letters(NOW + secs(60), 5) == 0
 
 
-async def test_events_are_counted_by_type_from_where_one_left_off(
-    store: Store, book: DoorBook, shipping_host: None
-) -> None:
-    del shipping_host
-    assert await store.shipping.counts_by_type(0) == (0, {})
-    await book.report([worker()], [], state())
-    await book.report([], [], state(NOW + AFTER))
-    await store.silences.settle(NOW + AFTER, AFTER)
-    newest, counts = await store.shipping.counts_by_type(0)
-    assert counts == {EventType.WORKER_SILENT: 1}
-    assert await store.shipping.counts_by_type(newest) == (newest, {})
+async def test_events_are_counted_by_type_without_looking_at_them(store: Store, url: str) -> None:
+    assert await store.shipping.counts_by_type() == {}
+    rows = [new(1), new(2), new(3, event_type="login.failed"), new(4, event_type="of tomorrow"), new(5, event_type="x")]
+    await store.ingest.append(Load.of(rows), [], Position(1, 1), START)
+    database = Database(database_url(url), 1)
+    async with database.write() as connection:
+        await connection.execute(events.delete())
+    await database.close()
+    assert await store.shipping.counts_by_type() == {"guest.line": 2, "login.failed": 1, "other": 2}
 
 
 @pytest.mark.parametrize(

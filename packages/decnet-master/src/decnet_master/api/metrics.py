@@ -11,9 +11,7 @@ Source: Prometheus' text-based exposition format, version 0.0.4.
 
 from __future__ import annotations
 
-import asyncio
 import hmac
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
@@ -27,10 +25,9 @@ from decnet_master.findings import Findings, look
 from decnet_master.store import Store
 from decnet_master.store.doorbook import ListenerState
 from decnet_master.store.shipping import WorkerShipping
+from decnet_master.store.tally import OTHER_TYPE
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-OTHER = "other"
 
 Labels = Mapping[str, str]
 
@@ -40,7 +37,6 @@ def router(
 ) -> APIRouter:
     """Build the room's routes, which look after themselves who asks."""
     routes = APIRouter()
-    counts = EventCounts(store)
 
     @routes.get("/metrics", response_class=Response)
     async def metrics(request: Request) -> Response:
@@ -48,7 +44,7 @@ def router(
             await access.user_of(request)
         seen = await look(store, dead_letter_alarm, datetime.now(UTC))
         page = Page()
-        _of_api(page, fanout.clients, await counts.now(), seen)
+        _of_api(page, fanout.clients, await store.shipping.counts_by_type(), seen)
         for worker in seen.overview.workers:
             _of_worker(page, worker)
         if seen.overview.listener is not None:
@@ -56,24 +52,6 @@ def router(
         return Response(page.text(), media_type=CONTENT_TYPE)
 
     return routes
-
-
-class EventCounts:
-    """Events by type: all that there were at the first question, and those that came since."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._turn = asyncio.Lock()
-        self._seq = 0
-        self._counts: Counter[str] = Counter(dict.fromkeys((*EventType, OTHER), 0))
-
-    async def now(self) -> Mapping[str, int]:
-        """Count what came since the last question, and return all of it."""
-        async with self._turn:
-            self._seq, more = await self._store.shipping.counts_by_type(self._seq)
-            for event_type, count in more.items():
-                self._counts[event_type if event_type in set(EventType) else OTHER] += count
-            return dict(self._counts)
 
 
 class Page:
@@ -104,8 +82,8 @@ def _shows(request: Request, metrics_token: str | None) -> bool:
 
 
 def _of_api(page: Page, clients: int, counts: Mapping[str, int], seen: Findings) -> None:
-    for event_type, count in counts.items():
-        page.add("events_total", "Events stored, by type", count, {"type": event_type})
+    for event_type in (*EventType, OTHER_TYPE):
+        page.add("events_total", "Events stored, by type", counts.get(event_type, 0), {"type": event_type})
     page.add("stream_clients", "Clients of the live stream", clients)
     page.add("dead_letters_recent", "Lines that are no event in ten minutes, up to the alarm", seen.dead_letters)
     for grave in (True, False):

@@ -12,9 +12,6 @@ from decnet_core.errors import ConfigError
 from decnet_master.cli import terminal
 from decnet_master.settings import MasterSettings
 
-REBUILD_SECS = 12 * 3600.0
-"""Some 20,000 events a second are counted anew; the ingester waits meanwhile, and the journal keeps what comes."""
-
 
 def group() -> typer.Typer:
     """Make the group of verbs."""
@@ -25,15 +22,15 @@ def group() -> typer.Typer:
 
 
 def _rebuild(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
-    """Count attackers, sessions and credentials anew, from the events that are there."""
+    """Count attackers, sessions and credentials anew, from the events that are there; interrupted, it goes on."""
     from decnet_master.store import Store  # noqa: PLC0415 -- heavy
 
     logs.configure("db", level="warning")
 
     async def rebuild() -> int:
         url = MasterSettings.load().database
-        async with await Store.open(url, connections=1, transaction_secs=REBUILD_SECS) as store:
-            count: int = await store.ingest.rebuild()
+        async with await Store.open(url, connections=1) as store:
+            count: int = await store.derivation.rebuild()
             return count
 
     count = asyncio.run(rebuild())

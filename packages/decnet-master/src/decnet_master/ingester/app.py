@@ -16,6 +16,7 @@ import structlog
 
 from decnet_core.daemon import Ready, run
 from decnet_core.errors import ConfigError, Conflict, RetryLater, Unavailable
+from decnet_master.ingester.derivation import finish
 from decnet_master.ingester.ingest import FIRST_DELAY_SECS, LONGEST_DELAY_SECS, Ingester
 from decnet_master.ingester.retention import retain
 from decnet_master.journal.reader import JournalReader
@@ -54,7 +55,7 @@ class App:
         """
         with _alone(self._settings.data_directory):
             _tune_interpreter()
-            tasks = {"ingest": self._ingest}
+            tasks = {"ingest": self._ingest, "derive": self._derive}
             if self._settings.retention_days:
                 tasks["retain"] = functools.partial(self._retain, self._settings.retention_days)
             await run(tasks, self._ready)
@@ -68,6 +69,10 @@ class App:
                 max_wait_secs=self._settings.batch_max_wait_ms / 1000,
             )
             await ingester.run(self._ready.one_more)
+
+    async def _derive(self) -> None:
+        async with await _open(self._settings.database) as store:
+            await finish(store)
 
     async def _retain(self, days: int) -> None:
         async with await _open(self._settings.database) as store:

@@ -1,4 +1,4 @@
-"""Merge tallies into the derived tables, and make those anew from the events.
+"""Merge tallies into the derived tables, and empty those.
 
 Each table takes a load's rows in few statements: PostgreSQL a COPY into a temporary table and one INSERT … SELECT from
 it, SQLite INSERTs with the values of many rows. What is there and what comes are merged by the rules that the columns
@@ -14,18 +14,14 @@ from functools import cache
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Column, Table, delete, select
+from sqlalchemy import Column, Table, delete, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from decnet_master.store.bulk import insert_rows, raw_connection
 from decnet_master.store.derived_tables import DERIVED
 from decnet_master.store.records import COLUMNS, Record
-from decnet_master.store.schema import events
 from decnet_master.store.tally import TELLING, Tally
 from decnet_master.store.values import json_object
-
-REBUILD_ROWS = 20_000
-"""Events that a rebuild holds at a time: some 30 MB."""
 
 _TYPE, _FIELDS = COLUMNS.index("event_type"), COLUMNS.index("fields")
 
@@ -52,25 +48,13 @@ async def merge(connection: AsyncConnection, tally: Tally, *, sqlite: bool) -> N
             await raw.execute(_insert_new(table))
 
 
-async def rebuild(connection: AsyncConnection, *, sqlite: bool, page_rows: int = REBUILD_ROWS) -> int:
-    """Make the tables anew from the events, inside the caller's transaction; the caller keeps the ingester away.
-
-    Args:
-        connection: of the transaction.
-        sqlite: which engine it is.
-        page_rows: events held at a time.
-
-    Returns:
-        how many events there are.
-    """
-    for table in DERIVED:
-        await connection.execute(delete(table))
-    page_of = select(events.c.seq, *(events.c[name] for name in COLUMNS)).order_by(events.c.seq).limit(page_rows)
-    count, query = 0, page_of
-    while page := (await connection.execute(query)).all():
-        await merge(connection, tally_of(tuple(row)[1:] for row in page), sqlite=sqlite)
-        count, query = count + len(page), page_of.where(events.c.seq > page[-1].seq)
-    return count
+async def clear(connection: AsyncConnection, *, sqlite: bool) -> None:
+    """Empty the tables, inside the caller's transaction; neither engine touches the rows one by one."""
+    if sqlite:
+        for table in DERIVED:
+            await connection.execute(delete(table))
+    else:
+        await connection.execute(text(f"TRUNCATE {', '.join(table.name for table in DERIVED)}"))
 
 
 def tally_of(records: Iterable[Record]) -> Tally:

@@ -1,8 +1,10 @@
 """The tables that are sums of `events`: attackers, sessions, credentials.
 
-They are written in the transaction that stores the events (`store.derived`), so they agree with them at every moment,
-and can be made anew from them (`decnet-master db rebuild`). Each column says in its `info` how a value that is there
-and one that comes are merged: "min", "max", "sum", or "first", the one that is there unless it is NULL.
+They are the sums of the events up to `ingest_position.derived_seq`, which is the newest one: they are written in the
+transaction that stores the events (`store.derived`), so they agree with them at every moment. They can be made anew
+from them (`decnet-master db rebuild`); until that has come to the newest event they are behind (`store.derivation`).
+Each column says in its `info` how a value that is there and one that comes are merged: "min", "max", "sum", or "first",
+the one that is there unless it is NULL.
 
 - `attackers`: one row an address.
 - `attacker_deckies`: the same sums for each service of each decky that it touched.
@@ -10,6 +12,7 @@ and one that comes are merged: "min", "max", "sum", or "first", the one that is 
   text of any length. `opened_at` and `closed_at` are NULL until the event that says so.
 - `credentials`: one row for each (kind, user, secret), `id` a digest of the three uncut. `accepted` counts the logins
   that succeeded with it.
+- `event_types`: how many events of each type of the catalogue there are; what a newer worker calls its own is `other`.
 - `credential_uses`: where each was used and by whom, which is what tells reuse. An unknown address is ''.
 
 `received_at` is when the master had the newest event of the row, by its own clock: retention goes by it.
@@ -21,7 +24,7 @@ from sqlalchemy import BigInteger, Column, LargeBinary, Table, Text
 
 from decnet_master.store.schema import WORD, metadata
 
-DERIVED_VERSION = 1
+DERIVED_VERSION = 2
 """Of what is derived and how. A release that derives something else raises it, and its migration derives anew."""
 
 
@@ -97,5 +100,14 @@ credential_uses = Table(
     sqlite_with_rowid=False,
 )
 
-DERIVED = (attackers, attacker_deckies, sessions, credentials, credential_uses)
+event_types = Table(
+    "event_types",
+    metadata,
+    _key("event_type"),
+    _number("received_at", "max"),
+    *_sums("events"),
+    sqlite_with_rowid=False,
+)
+
+DERIVED = (attackers, attacker_deckies, sessions, credentials, credential_uses, event_types)
 """All of them; a tally has a method of the same name for each."""

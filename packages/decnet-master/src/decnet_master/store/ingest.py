@@ -19,8 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from decnet_core.errors import Conflict, LocalProtocolError
 from decnet_master.journal.reader import START, Position
-from decnet_master.store.derived import merge, rebuild
-from decnet_master.store.derived_tables import DERIVED_VERSION
+from decnet_master.store.derived import merge
 from decnet_master.store.engine import Database
 from decnet_master.store.events import insert_events
 from decnet_master.store.records import COLUMNS, Load
@@ -33,6 +32,9 @@ LETTERS_KEPT = 20_000
 
 LETTER_BYTES = 256 << 10
 """Of a line that is no event; beyond any that our own programs write."""
+
+_REACH = (ingest_position.c.last_seq, ingest_position.c.derived_seq)
+"""The newest row, and the last one that the sums hold."""
 
 RECEIVED_AT = COLUMNS.index("received_at")
 
@@ -97,14 +99,15 @@ class Ingest:
         slice_ = self._slice
         try:
             async with self._database.write() as connection:
-                last_seq = (await connection.execute(move.returning(ingest_position.c.last_seq))).scalar()
-                if last_seq is None:
+                row = (await connection.execute(move.returning(*_REACH))).one_or_none()
+                if row is None:
                     raise Conflict(
                         "Another ingester has moved the position in the journal", "Run one ingester for one database."
                     )
+                reach: tuple[int, int] = (row.last_seq, row.derived_seq)
                 for load in loads:
                     if load.records:
-                        slice_, last_seq = await self._insert(connection, load, last_seq)
+                        slice_, reach = await self._insert(connection, load, *reach)
                 if letters:
                     await self._insert_letters(connection, letters)
         except IntegrityError as cause:
@@ -113,38 +116,32 @@ class Ingest:
 
     async def add(self, connection: AsyncConnection, load: Load) -> None:
         """Store events of the master's own in the caller's transaction; the position stays where it is."""
-        lock = update(ingest_position).values(id=1).returning(ingest_position.c.last_seq)
-        await self._insert(connection, load, (await connection.execute(lock)).scalar_one())
+        lock = update(ingest_position).values(id=1).returning(*_REACH)
+        await self._insert(connection, load, *(await connection.execute(lock)).one())
 
-    async def _insert(self, connection: AsyncConnection, load: Load, last_seq: int) -> tuple[Slice, int]:
-        """Store a load; the slice that it went to, and the seq of its last row."""
+    async def _insert(
+        self, connection: AsyncConnection, load: Load, last_seq: int, derived_seq: int
+    ) -> tuple[Slice, tuple[int, int]]:
+        """Store a load behind the last row; the slice that it went to, and the new `_REACH`.
+
+        The sums are left alone while they are behind: `store.derivation` comes to these rows too.
+        """
         sqlite = self._database.is_sqlite
         received_at = max(record[RECEIVED_AT] for record in load.records)
         slice_ = await slice_for(connection, last_seq, received_at, self._slice, sqlite=sqlite)
         first_seq = max(last_seq + 1, slice_.first_seq)
         new_last = first_seq + len(load.records) - 1
-        await connection.execute(update(ingest_position).values(last_seq=new_last))
+        new_derived = new_last if derived_seq == last_seq else derived_seq
+        await connection.execute(update(ingest_position).values(last_seq=new_last, derived_seq=new_derived))
         await insert_events(connection, load.records, first_seq, sqlite=sqlite)
-        await merge(connection, load.tally, sqlite=sqlite)
-        return slice_, new_last
+        if new_derived == new_last:
+            await merge(connection, load.tally, sqlite=sqlite)
+        return slice_, (new_last, new_derived)
 
     async def _insert_letters(self, connection: AsyncConnection, letters: Sequence[DeadLetter]) -> None:
         await connection.execute(insert(dead_letters), [_record(letter) for letter in letters])
         newest = select(func.max(dead_letters.c.seq)).scalar_subquery()
         await connection.execute(delete(dead_letters).where(dead_letters.c.seq <= newest - LETTERS_KEPT))
-
-    async def rebuild(self) -> int:
-        """Make attackers, sessions and credentials anew from the events that there are; the ingester waits meanwhile.
-
-        Returns:
-            how many events there are.
-
-        Raises:
-            Unavailable, RetryLater: the database does not answer; nothing changed.
-        """
-        async with self._database.write() as connection:
-            await connection.execute(update(ingest_position).values(derived_version=DERIVED_VERSION))
-            return await rebuild(connection, sqlite=self._database.is_sqlite)
 
     async def refusal(self, load: Load) -> str | None:
         """Try a load without keeping it: why the database refuses it, or None when it would not.
@@ -154,8 +151,7 @@ class Ingest:
         """
         try:
             async with self._database.write() as connection:
-                last_seq = (await connection.execute(select(ingest_position.c.last_seq))).scalar_one()
-                await self._insert(connection, load, last_seq)
+                await self._insert(connection, load, *(await connection.execute(select(*_REACH))).one())
                 await connection.rollback()
         except LocalProtocolError as refused:
             return refused.message

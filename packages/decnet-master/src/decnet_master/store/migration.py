@@ -16,7 +16,7 @@ from sqlalchemy import text, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from decnet_master.store.derived import rebuild
+from decnet_master.store.derivation import Derivation, begin
 from decnet_master.store.derived_tables import DERIVED_VERSION
 from decnet_master.store.engine import Database, create_file, database_url
 from decnet_master.store.revision import HEAD
@@ -56,8 +56,8 @@ async def walk(url: str, revision: str, *, derive: bool = False) -> None:
     Args:
         url: see `migrate`.
         revision: where to.
-        derive: whether to make anew what is derived from events, in the same transaction, unless it is as this
-            release derives it; at the newest revision alone.
+        derive: whether to make anew what is derived from events, unless it is as this release derives it; at the
+            newest revision alone. That is begun in the same transaction; if it is interrupted, the ingester goes on.
     """
     parsed = database_url(url)
     create_file(parsed)
@@ -68,18 +68,18 @@ async def walk(url: str, revision: str, *, derive: bool = False) -> None:
                 await connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
             await connection.run_sync(_walk_to(revision))
             if derive:
-                await _derive(connection, sqlite=database.is_sqlite)
+                await _outdate(connection, sqlite=database.is_sqlite)
+        if derive and (count := await Derivation(database).catch_up()):
+            log.info("derived.rebuilt", events=count)
     finally:
         await database.close()
 
 
-async def _derive(connection: AsyncConnection, *, sqlite: bool) -> None:
+async def _outdate(connection: AsyncConnection, *, sqlite: bool) -> None:
     # Locked by the update: an ingester that runs already stores nothing in between.
     outdated = update(ingest_position).where(ingest_position.c.derived_version != DERIVED_VERSION)
-    if not (await connection.execute(outdated.values(derived_version=DERIVED_VERSION))).rowcount:
-        return
-    if count := await rebuild(connection, sqlite=sqlite):
-        log.info("derived.rebuilt", events=count)
+    if (await connection.execute(outdated.values(derived_version=DERIVED_VERSION))).rowcount:
+        await begin(connection, sqlite=sqlite)
 
 
 def alembic_config(connection: Connection | None = None) -> Config:

@@ -186,6 +186,7 @@ ingest_position = Table(
     Column("offset", BigInteger, nullable=False),
     Column("last_seq", BigInteger, nullable=False),
     Column("derived_version", Integer, nullable=False),
+    Column("derived_seq", BigInteger, nullable=False),
     CheckConstraint("id = 1", name="one_row"),
 )
 

@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 
 from decnet_core.errors import ConfigError
 from decnet_master.store.certificates import Certificates
+from decnet_master.store.derivation import Derivation
 from decnet_master.store.engine import CACHE_KIB, CONNECTIONS, TRANSACTION_SECS, Database, database_url, require_file
 from decnet_master.store.events import Events
 from decnet_master.store.fleet import Fleet
@@ -39,6 +40,7 @@ class Store:
         self.events = Events(database)
         self.users = Users(database)
         self.ingest = Ingest(database)
+        self.derivation = Derivation(database)
         self.slices = Slices(database)
         self.shipping = Shipping(database)
         self.silences = Silences(database)

@@ -48,6 +48,11 @@ _SESSION_OPENED, _SESSION_CLOSED = EventType.SESSION_OPENED.value, EventType.SES
 _ATTEMPTS = frozenset({_TRIED, _ENTERED, EventType.LOGIN_FAILED.value})
 _NAMING = frozenset({_ENTERED, _SESSION_OPENED})
 
+_TYPES = frozenset(one.value for one in EventType)
+
+OTHER_TYPE = "other"
+"""Of events whose type is not in the catalogue: workers may make up any number of them."""
+
 TELLING = _ATTEMPTS | {_SESSION_OPENED, _SESSION_CLOSED}
 """The types whose fields a tally reads; of all others it may be given none."""
 
@@ -60,13 +65,14 @@ _Use = tuple[bytes, str, str, str]
 class Tally:
     """Folds events; give them in the order in which they are stored."""
 
-    __slots__ = ("_count", "_ids", "_uses", "_visits")
+    __slots__ = ("_count", "_ids", "_types", "_uses", "_visits")
 
     def __init__(self) -> None:
         self._count = 0
         # What one address did at one service of one decky in one session: the finest grain, all else are sums of it.
         self._visits: dict[_Visit, list[Any]] = {}
         self._uses: dict[_Use, list[int]] = {}
+        self._types: dict[str, list[int]] = {}  # when the newest was received, and how many
         self._ids: dict[_Credential, bytes] = {}
 
     def add(self, record: Row, fields: Mapping[str, Any]) -> None:
@@ -93,6 +99,12 @@ class Tally:
         if counted is not None:
             visit[counted] += 1
         self._count += 1
+        of_type = self._types.get(event_type)
+        if of_type is None:
+            self._types[event_type] = [received, 1]
+        else:
+            of_type[0] = max(of_type[0], received)
+            of_type[1] += 1
         if event_type in TELLING:
             self._add_telling(key, visit, record, fields)
 
@@ -148,6 +160,15 @@ class Tally:
             else:
                 _fold(sums, numbers, _OPENED)
         return [(*key, *sums) for key, sums in found.items()]
+
+    def event_types(self) -> list[Row]:
+        """Give the rows of `event_types`: a type of the catalogue or `OTHER_TYPE`, and its sums."""
+        found: dict[str, tuple[int, int]] = {}
+        for event_type, (received, count) in self._types.items():
+            key = event_type if event_type in _TYPES else OTHER_TYPE
+            newest, sum_ = found.get(key, (received, 0))
+            found[key] = (max(newest, received), sum_ + count)
+        return [(key, *numbers) for key, numbers in found.items()]
 
     def sessions(self) -> list[Row]:
         """Give the rows of `sessions`: id, what and whose it is, its times, its sums."""
