@@ -148,7 +148,7 @@ def _of_agents(beats: Collection[Heartbeat]) -> Iterator[Finding]:
             False,
             f"{len(stuck)} of {len(beats)} workers cannot be made as they shall be: "
             f"{_named([beat.host for beat in stuck])}; {stuck[0].host}: {stuck[0].repair}",
-            "Correct what is named; it is tried again within the hour, and at once by `decnet-master deploy --count 0`.",
+            "Correct what is named; it is tried again within the hour, and at once by `deploy --count 0`.",
         )
 
 
