@@ -14,6 +14,7 @@ use warnings;
 
 my ($interface, @addresses) = @ARGV;
 my ($probes, $pause_secs, $last_secs, $lines) = (3, 0.25, 0.4, 4);
+my $packets = 20_000;    # that are looked at in one pause: a flood ends it
 my ($AF_PACKET, $SOCK_DGRAM, $ETH_P_ARP) = (17, 2, 0x0806);
 my ($SIOCGIFINDEX, $SIOCGIFHWADDR) = (0x8933, 0x8927);
 
@@ -51,13 +52,14 @@ sub note {
 
 sub listen_for {
     my ($secs) = @_;
-    my $left = $secs;
     my $until = now() + $secs;
-    while ($left > 0) {
+    for (1 .. $packets) {
+        my $left = $until - now();
         my $ready = '';
         vec($ready, fileno($lan), 1) = 1;
-        if (select($ready, undef, undef, $left) > 0 && defined recv($lan, my $packet, 128, 0)) { note($packet) }
-        $left = $until - now();
+        # also once the time is over: on a busy machine it may have passed while an answer lay here
+        return if select($ready, undef, undef, $left > 0 ? $left : 0) <= 0;
+        if (defined recv($lan, my $packet, 128, 0)) { note($packet) }
     }
 }
 

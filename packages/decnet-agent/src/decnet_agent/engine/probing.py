@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 AT_ONCE = 256
 """Addresses in one container: 768 frames within a second."""
 
-_WAIT_SECS = 30
+_WAIT_SECS = 60
 """It ends by itself after 1.2 s; a busy engine takes its time to start it and to tell of its end."""
 
 _MEMORY_BYTES = 64 << 20
