@@ -42,6 +42,7 @@ SERVER = 200
 
 ENTER = """
 import ctypes, os, sys
+os.read(0, 1)
 os.chdir(sys.argv[1])
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.syscall(155, b".", b".") == 0  # pivot_root, on x86_64: the old root lies on top of the new one
@@ -59,9 +60,14 @@ class Rooms(Machine):
 
 
 class Decky:
-    """A shell in namespaces of its own, on an overlay over this machine's root."""
+    """A shell in namespaces of its own, on an overlay over this machine's root.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: for the overlay.
+        at_once: whether the shell runs already; else `enter` is still to be called.
+    """
+
+    def __init__(self, folder: Path, *, at_once: bool = True) -> None:
         self.root = folder / "merged"
         disk = folder / "disk"
         for path in (self.root, disk):
@@ -74,12 +80,23 @@ class Decky:
         subprocess.run(["mount", "-t", "overlay", "decnet-test", "-o", options, self.root], check=True)
         argv = ["unshare", "--pid", "--mount", "--fork", "--kill-child", sys.executable, "-c", ENTER, str(self.root)]
         self._shell = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.run("mkdir /dropped")
+        if at_once:
+            self.enter()
+        else:
+            while not Path(f"/proc/{self._shell.pid}/task/{self._shell.pid}/children").read_text():
+                assert self._shell.poll() is None
         children = Path(f"/proc/{self._shell.pid}/task/{self._shell.pid}/children").read_text()
         self.pid1 = int(children.split()[0])
         namespace = procs.namespace_of(self.pid1)
         assert namespace is not None
         self.watched = Watched("web-01", "c0ffee", self.pid1, namespace)
+
+    def enter(self) -> None:
+        """Make the overlay the shell's root."""
+        assert self._shell.stdin is not None
+        self._shell.stdin.write(b"!")
+        self._shell.stdin.flush()
+        self.run("mkdir /dropped")
 
     def run(self, line: str) -> None:
         """Have the shell run a line, and wait until it is done."""
@@ -187,8 +204,9 @@ class Tap:
 
 
 @pytest.fixture
-async def tap(supervisor: Supervisor, tmp_path: Path) -> AsyncIterator[Tap]:
+async def tap(supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Tap]:
     await asyncio.sleep(0)
+    monkeypatch.setattr("decnet_agent.tap.captures.FINISH_SECS", 120.0)  # a loaded machine takes its time
     made = Tap(FileQueue(supervisor.next_tap()), tmp_path, supervisor)
     yield made
     made.close()
@@ -254,7 +272,7 @@ async def test_files_still_on_their_way_when_their_decky_ends_are_kept(tap: Tap,
     tap.visitor(decky)
     tap.captures.watch(decky.watched)
     await tap.until(lambda: tap.captures.caught_up)
-    count = 2 * MAX_PENDING
+    count = MAX_PENDING + 10
     decky.run(f"for i in {{1..{count}}}; do echo $i > /dropped/$i; done")
     tap.captures.forget(decky.watched, tap.observer.forget(decky.watched.namespace))
     found = await tap.finish()
@@ -332,9 +350,10 @@ async def _second_tap(first: Tap, decky: Decky) -> Tap:
     ],
 )
 async def test_what_was_told_and_not_struck_off_is_told_again_only_if_it_changed(
-    supervisor: Supervisor, decky: Decky, tmp_path: Path, meanwhile: str, again: int
+    supervisor: Supervisor, decky: Decky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: str, again: int
 ) -> None:
     """Whoever writes a file can set back when it was written, and its size; not its content."""
+    monkeypatch.setattr("decnet_agent.tap.captures.FINISH_SECS", 120.0)
     first = Tap(Undone(supervisor.next_tap()), tmp_path, supervisor)
     first.captures.watch(decky.watched)
     kit = decky.root / "dropped" / "kit"
