@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ from decnet_logship.state import read
 from decnet_master.journal.backlog import SPANS, Backlog, Span, count_between
 from decnet_master.journal.quota import Quota
 from decnet_master.journal.reader import START, JournalReader, Position
+from decnet_master.journal.segments import segment_path
 from decnet_master.journal.writer import JournalWriter
 from decnet_master.listener.ledger import Ledger
 from decnet_master.listener.reporter import Reporter
@@ -243,6 +246,43 @@ async def test_what_workers_did_stands_in_the_database(place: Place) -> None:
     assert (seen.listener.backlog_lines, seen.listener.stalled, seen.listener.accepted) == (3, None, 1)
     assert seen.listener.backlog_bytes > place.log_path.stat().st_size
     assert seen.listener.waits_since is not None
+
+
+async def test_it_is_reported_while_what_waited_before_is_still_counted(place: Place) -> None:
+    """Nobody must take a listener for dead that reads through gigabytes of backlog."""
+    await place._enrol_in_database()
+    url = f"sqlite+aiosqlite:///{place.master_data / 'decnet.sqlite3'}"
+    log = Log(place.log_path)
+    log.write(b"one", b"two")
+    async with (
+        await DoorBook.open(url) as book,
+        await Store.open(url) as store,
+        receiving(place, segment_bytes=1) as master,
+        shipping(place, master.endpoint),
+    ):
+        await reached(lambda: streams(place.journal) == log.written, "the log")
+        oldest = segment_path(place.journal, 1)
+        oldest.unlink()
+        os.mkfifo(oldest)  # whoever opens it to read it waits for somebody who writes
+        task = asyncio.create_task(reporter_of(book, master, place).run())
+        try:
+            seen = await until_seen(store, 3)
+            assert seen.listening
+            assert not task.done()
+        finally:
+            os.close(await asyncio.to_thread(os.open, oldest, os.O_WRONLY))
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def test_a_count_that_nobody_waits_for_any_more_ends(tmp_path: Path) -> None:
+    writer, at = JournalWriter.open(tmp_path), 0
+    for _ in range(5):
+        writer.append([block(at, b"x" * 99)])
+        at += 100
+    asked = iter([True, True, False])
+    assert count_between(tmp_path, START, writer.end, lambda: next(asked)).lines == 2  # behind the segment's head
+    writer.close()
 
 
 def reporter_of(book: DoorBook, master, place: Place) -> Reporter:

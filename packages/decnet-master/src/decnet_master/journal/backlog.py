@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -78,10 +79,13 @@ def count_lines(block: Block) -> int:
         return 0
 
 
-def count_between(folder: Path, position: Position, end: Position) -> Backlog:
+def count_between(
+    folder: Path, position: Position, end: Position, goes_on: Callable[[], bool] = lambda: True
+) -> Backlog:
     """Read what waits between the ingester's position and an end.
 
-    What is damaged or was deleted meanwhile is passed over: whoever ingests will say so.
+    What is damaged or was deleted meanwhile is passed over: whoever ingests will say so. It ends early, with what is
+    counted so far, when `goes_on` says no.
 
     Raises:
         OSError: the disk cannot be read.
@@ -94,18 +98,21 @@ def count_between(folder: Path, position: Position, end: Position) -> Backlog:
         if position.segment <= number <= end.segment:
             start = position.offset if number == position.segment else 0
             limit = end.offset if number == end.segment else None
-            _count_segment(backlog, segment_path(folder, number), number, start, limit)
+            for span in _spans(segment_path(folder, number), number, start, limit):
+                backlog.add(span)
+                if not goes_on():
+                    return backlog
     return backlog
 
 
-def _count_segment(backlog: Backlog, path: Path, number: int, start: int, end: int | None) -> None:
+def _spans(path: Path, number: int, start: int, end: int | None) -> Iterator[Span]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
         for at, record in walk(fd, start, end):
-            backlog.add(Span(Position(number, at), _lines_of(record), record.size_bytes))
+            yield Span(Position(number, at), _lines_of(record), record.size_bytes)
     except RemoteProtocolError:
         return
     finally:

@@ -75,21 +75,27 @@ class Reporter:
         self._position = Position(0, 0)
         self._waits_since: datetime | None = None
         self._is_failing = False
+        self._is_counting = True
 
     async def run(self) -> None:
         """Report until cancelled, and once more then."""
+        counting: asyncio.Task[None] | None = None
         try:
             await self._begin()
+            counting = asyncio.create_task(self._count_older(), name="backlog")
             while True:
                 await self._report()
                 await asyncio.sleep(REPORT_SECS)
         finally:
+            self._is_counting = False
+            if counting is not None:
+                counting.cancel()
             with contextlib.suppress(DecnetError, TimeoutError):
                 async with asyncio.timeout(LAST_REPORT_SECS):
                     await self._write()
 
     async def _begin(self) -> None:
-        """Say that we listen, and count what waited for the ingester already."""
+        """Say that we listen."""
         while True:
             try:
                 self._position = Position(*await self._book.position())
@@ -98,8 +104,13 @@ class Reporter:
             except DecnetError as error:
                 self._failed(error)
                 await asyncio.sleep(REPORT_SECS)
+
+    async def _count_older(self) -> None:
+        """Count what waited for the ingester already: gigabytes perhaps, so we report beside it."""
         with contextlib.suppress(OSError):  # the ingester reads the same disk, and will say so
-            older = await asyncio.to_thread(count_between, self._folder, self._position, self._began_at)
+            older = await asyncio.to_thread(
+                count_between, self._folder, self._position, self._began_at, lambda: self._is_counting
+            )
             self._progress.backlog.precede(older)
 
     async def _report(self) -> None:
