@@ -82,8 +82,20 @@ def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def office(lan: Lan, wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
-    office = Office(tmp_path_factory.mktemp("office"), lan)
+def segment() -> Iterator[Lan]:
+    """A LAN of its own: on the other journeys' one deckies live, and an interface takes one network of the engine."""
+    lan = Lan()
+    try:
+        lan.start()
+    except MissingPart as missing:
+        pytest.skip(f"missing: {missing.message}. {missing.advice}")
+    yield lan
+    lan.stop()
+
+
+@pytest.fixture(scope="module")
+def office(segment: Lan, wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+    office = Office(tmp_path_factory.mktemp("office"), segment)
     office.cli("init", "--json")
     with office.master:
         office.master.wait_for_line("controller.started", timeout_secs=60)
@@ -92,9 +104,9 @@ def office(lan: Lan, wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def machine(lab_engine: LabEngine, lan: Lan) -> Iterator[Machine]:
+def machine(lab_engine: LabEngine, segment: Lan) -> Iterator[Machine]:
     try:
-        with Machine(lab_engine, {}, packages=BARE, segment=(lan, lan.host(MACHINE_HOST))) as machine:
+        with Machine(lab_engine, {}, packages=BARE, segment=(segment, segment.host(MACHINE_HOST))) as machine:
             yield machine
     except MissingPart as missing:
         pytest.skip(f"missing: {missing.message}. {missing.advice}")

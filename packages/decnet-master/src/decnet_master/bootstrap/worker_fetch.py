@@ -192,7 +192,7 @@ class Master:
         try:
             held = json.loads(body.decode())
             detail, advice = str(held["detail"]), str(held.get("advice") or NEW_LINE)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             detail, advice = f"it answered {status}", NEW_LINE
         raise Stop(_BY_STATUS.get(status, FAILED), f"The master refuses: {plain(detail)}", plain(advice))
 
