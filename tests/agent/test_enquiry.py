@@ -11,8 +11,9 @@ import pytest
 
 from decnet_agent.app import Agent
 from decnet_agent.deploying.enquiry import ROUNDS
+from decnet_agent.deploying.lan import NetworkFacts
 from decnet_agent.engine.probing import parse_claims
-from decnet_core.errors import RemoteProtocolError, Unavailable
+from decnet_core.errors import ConfigError, RemoteProtocolError, Unavailable
 from decnet_core.fleet import DeckyPhase, DeckySpec, DeckyState, Shard, ShardReport
 from tests.swarm.simulated_engine import FACTS, SimulatedEngine, real_agent
 
@@ -192,6 +193,21 @@ async def test_a_lan_that_cannot_be_asked_gives_no_address_and_takes_none(agent,
     again = await agent.apply(shard("web", "db", "new", generation=2))
     assert again.ok
     assert again.deckies[1].container == db.container
+
+
+async def test_deckies_can_be_taken_away_where_the_lan_is_gone(agent):
+    def gone() -> NetworkFacts:
+        raise ConfigError("lan0, on which the deckies live, is gone")
+
+    agent.executor._facts = gone
+    with pytest.raises(ConfigError):
+        await agent.apply(shard())  # there never was one
+    agent.executor._facts = lambda: FACTS
+    await agent.apply(shard("web"))
+    agent.executor._facts = gone
+    with pytest.raises(ConfigError):
+        await agent.apply(shard("web", "db", generation=2))
+    assert (await agent.apply(shard(generation=2))).removed == ("web",)
 
 
 class Killed(BaseException):

@@ -46,7 +46,7 @@ from decnet_agent.furnishing.accounts import ArchiveEntry, Image, furnish
 from decnet_agent.furnishing.host_keys import HostKeys
 from decnet_agent.furnishing.passwords import hash_password
 from decnet_agent.memory import give_back
-from decnet_core.errors import DecnetError
+from decnet_core.errors import ConfigError, DecnetError
 from decnet_core.fleet import Shard, ShardReport
 
 DRAIN_SECS = 15.0
@@ -139,7 +139,7 @@ class Executor:
         """
         async with self._turn:
             check_generation(shard, self.generation)
-            facts = self._facts()
+            facts = self._lan(shard)
             self._state.save(shard, self.assignments, facts)
             sets = sorted({image_set(spec) for spec in shard.deckies})
             before = world = await self._call(self._engine.world, sets)
@@ -175,6 +175,16 @@ class Executor:
             enquiry = self._enquiry(facts, sets)
             await enquiry.ask([given.ip for given in held.values()], ours=True)
             self._contest(enquiry.claimed(held))
+
+    def _lan(self, shard: Shard) -> NetworkFacts:
+        """Make out the LAN; where that cannot be done, the last one does for taking all deckies away."""
+        try:
+            return self._facts()
+        except ConfigError:
+            known = self._state.state.lan
+            if shard.deckies or known is None:
+                raise
+            return NetworkFacts(known.interface, known.subnet, known.gateway)
 
     def _enquiry(self, facts: NetworkFacts, sets: Sequence[tuple[str, ...]]) -> Enquiry:
         def ask(addresses: Sequence[IPv4Address]) -> Awaitable[list[Claim]]:
