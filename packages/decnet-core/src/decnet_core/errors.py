@@ -14,8 +14,8 @@
     ├── NotFound                        exit 4   the thing named does not exist
     └── PartialFailure                  exit 3   some of many parts failed
 
-Exit 2 is a usage error and is raised by the argument parsers alone. The numbers above 63 are those of
-sysexits(3), so that a unit file can tell "will never work" from "try again".
+Exit 2 is a usage error and is raised by the argument parsers, and for a fleet file with faults. The numbers above 63
+are those of sysexits(3), so that a unit file can tell "will never work" from "try again".
 
 A message is one sentence without a trailing full stop; the advice is an imperative sentence. Neither ever holds
 a secret, a key or raw bytes of an attacker.

@@ -113,7 +113,8 @@ class Changes:
                 this is another.
         """
         present = await self._present()
-        return present, self._planned(request, present)
+        # Ten thousand deckies take half a second, and workers are heard meanwhile.
+        return present, await asyncio.to_thread(self._planned, request, present)
 
     async def begin(self, request: DeployRequest | ApplyRequest) -> Begun:
         """Plan and store; raises as `look` does."""
