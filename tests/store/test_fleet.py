@@ -67,7 +67,7 @@ async def test_a_moved_address_is_kept_with_its_reason(store: Store) -> None:
     (placed,) = await store.fleet.current()
     assert (placed.ip, placed.moved_from, placed.contested_by) == ("192.0.2.9", "192.0.2.7", "02:00:00:00:00:08")
     assert placed.moved_because == because[:MAX_ERROR_CHARS]
-    (view,) = decky_list([placed]).deckies
+    (view,) = decky_list([placed], {}).deckies
     assert (view.ip, view.moved_from, view.contested_by) == ("192.0.2.9", "192.0.2.7", "02:00:00:00:00:08")
     await store.fleet.record(ShardReport(host="w1", generation=generation, deckies=(state("d1", ip="192.0.2.7"),)))
     (placed,) = await store.fleet.current()

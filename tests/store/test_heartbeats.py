@@ -121,7 +121,7 @@ async def test_deckies_are_noted_with_the_heartbeat(store: Store) -> None:
     state = DeckyState(name="d1", phase=DeckyPhase.STOPPED, ip="192.0.2.9", error="it ended")
     await store.heartbeats.record([answer("w1", NOW, generation=generation - 1, deckies=(state,))], NOW)
     assert (await store.fleet.current())[0].phase is None, "what an older generation is like says nothing"
-    await store.heartbeats.record([answer("w1", NOW, generation=generation, deckies=(state,))], NOW)
+    await store.heartbeats.record([answer("w1", NOW, generation=1 << 70, deckies=(state,))], NOW)
     (decky,) = await store.fleet.current()
     assert (decky.phase, decky.ip, decky.error) == (DeckyPhase.STOPPED, "192.0.2.9", "it ended")
 

@@ -144,7 +144,9 @@ class Fleet:
         change = update(deckies).where(*here, deckies.c.generation <= bindparam("at_most"))
         names = list(_observed(seen[0][2]))
         await connection.execute(
-            change.values({name: bindparam(f"new_{name}") for name in names}),
+            change.values(
+                {name: bindparam(f"new_{name}") for name in names} | {"observed_generation": bindparam("at_most")}
+            ),
             [
                 {"at_host": host, "at_name": state.name, "at_most": generation}
                 | {f"new_{name}": value for name, value in _observed(state).items()}
@@ -157,9 +159,7 @@ class Fleet:
         mine = and_(deckies.c.host == report.host, deckies.c.generation <= report.generation)
         present, removed = {decky.name for decky in report.deckies}, set(report.removed)
         async with self._database.write() as connection:
-            for state in report.deckies:
-                change = update(deckies).where(mine, deckies.c.name == state.name)
-                await connection.execute(change.values(**_observed(state), observed_generation=report.generation))
+            await self.observe(connection, [(report.host, report.generation, state) for state in report.deckies])
             # What shall not run and is not in a report of everything that runs is gone. The report's names are compared
             # here: a worker may send more of them than a statement takes.
             lingering = and_(mine, deckies.c.desired.is_(False))

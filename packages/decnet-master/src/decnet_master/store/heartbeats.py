@@ -41,6 +41,9 @@ GIVES_UP_AFTER = 5
 MAX_WORDS_CHARS = 500
 """Of an error, and of each sentence about a worker."""
 
+MAX_GENERATION = (1 << 63) - 1
+"""What a column holds; a worker may say anything."""
+
 MAX_DRIFT = 10
 """Sentences about one worker: who has more to mend looks at the deckies."""
 
@@ -188,7 +191,7 @@ class _Change:
             "misses": 0,
             "unreachable_since": None,
             "error": None,
-            "generation": min(status.generation, (1 << 63) - 1),
+            "generation": min(status.generation, MAX_GENERATION),
             "engine": None if status.engine is None else _words(status.engine),
             "taps": _words(status.taps),
             "drift": before.drift if beat.drift is None else _sentences(beat.drift),
@@ -253,7 +256,12 @@ async def _write(connection: AsyncConnection, changes: Sequence[_Change], there:
 
 
 def _states(beats: Sequence[Beat]) -> list[tuple[str, int, DeckyState]]:
-    return [(beat.host, beat.status.generation, state) for beat in beats if beat.status for state in beat.deckies]
+    return [
+        (beat.host, min(beat.status.generation, MAX_GENERATION), state)
+        for beat in beats
+        if beat.status is not None
+        for state in beat.deckies
+    ]
 
 
 def _heartbeat(row: Row[Any]) -> Heartbeat:
