@@ -149,6 +149,21 @@ def test_lines_of_values() -> None:
     assert {path: lines.of(path) for path in wanted} == wanted
 
 
+def test_what_is_nested_without_end_is_a_fault_too() -> None:
+    def nested(depth: int) -> str:
+        return "[[decky]]\nname = 'a'\nservices = " + "[" * depth + "]" * depth + "\nmore = 1\n"
+
+    fits, fails = 1, 5000
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        fits, fails = (fits, middle) if "too deeply" in faults(nested(middle))[0] else (middle, fails)
+    for depth in range(fits - 8, fails):  # where the whole text just gets through
+        assert any("more" in fault for fault in faults(nested(depth)))
+    deep = ".x" * 3000
+    for text in (f"a{deep} = 1", f"[a{deep}]", f"[[decky]]\nname = 'a'\nlabels{deep} = 1", f"[[decky{deep}]]"):
+        assert faults(text)
+
+
 def test_a_long_file_with_a_fault_at_its_end_is_told_at_once() -> None:
     deckies = "".join(f'[[decky]]\nname = "d-{number}"\nhost = "w{number}"\n' for number in range(9_000))
     hosts = "[[group]]\nprefix = 'x'\ncount = 1\nhosts = [\n" + '  "w1",\n' * 9_000 + "]\nlast = 1\n"

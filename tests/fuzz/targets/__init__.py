@@ -7,7 +7,7 @@ from itertools import chain
 from types import MappingProxyType
 
 from tests.fuzz.target import Target
-from tests.fuzz.targets import events, framing, joining, journal, shipping, syslog, worker
+from tests.fuzz.targets import events, fleet_file, framing, joining, journal, shipping, syslog, worker
 
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
@@ -20,6 +20,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             journal.TARGETS,
             worker.TARGETS,
             joining.TARGETS,
+            fleet_file.TARGETS,
         )
     }
 )

@@ -1,7 +1,8 @@
 """Where a value of a TOML document stands: the parser of the standard library does not say.
 
 A document is taken apart into its statements (headers and `key = value`), each of which is TOML by itself and may go
-over several lines; the parser decides where one ends. Only a text that was parsed as a whole comes here.
+over several lines; the parser decides where one ends. Only a text that was parsed as a whole comes here. Values
+that are nested deeper than anything of ours have the line of what is around them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 Path = tuple[str | int, ...]
+
+MAX_DEPTH = 8
+"""Of a path that is told apart; a fault in a fleet file is four deep at most."""
 
 _ENDS = ("]", '"""', "'''")
 """What the last line of a statement over several lines holds: they are arrays and multi-line strings (TOML 1.0). Asking
@@ -61,7 +65,7 @@ def _statements(text: str) -> Iterator[tuple[int, bool, dict[str, Any]]]:
         pending += line + "\n"
         try:
             document = tomllib.loads(pending)
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):  # the latter where the whole text just got through
             continue
         yield begun, pending.lstrip().startswith("["), document
         pending = ""
@@ -71,7 +75,7 @@ def _header(document: dict[str, Any]) -> tuple[tuple[str, ...], bool]:
     """Return the keys of a header, and whether it begins an element of an array."""
     keys: list[str] = []
     inner: Any = document
-    while isinstance(inner, dict) and inner:
+    while isinstance(inner, dict) and inner and len(keys) < MAX_DEPTH:
         ((key, inner),) = inner.items()
         keys.append(key)
     return tuple(keys), isinstance(inner, list)
@@ -88,7 +92,7 @@ def _resolved(keys: Sequence[str], arrays: Counter[Path]) -> Path:
 
 
 def _paths(value: Any, at: Path) -> Iterator[Path]:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or len(at) >= MAX_DEPTH:
         return
     for key, inner in value.items():
         yield (*at, key)
