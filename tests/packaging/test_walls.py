@@ -28,7 +28,7 @@ ROOMS = {
     "aiosqlite": ("decnet_master.store",),
     "httpx": (
         "decnet_agent.master_client",
-        "decnet_master.cli.client",
+        "decnet_master.cli.connection",
         "decnet_master.cli.probes",
     ),
     "h11": ("decnet_master.swarmctl.exchange",),
