@@ -220,3 +220,21 @@ async def test_without_room_files_stay_where_they_are(kernel: Kernel, files: Fil
         await until(lambda: len(attribution.begun) == 2)
     finally:
         attribution.intake.stop()
+
+
+async def test_who_must_know_all_up_to_now_waits_for_it(kernel: Kernel) -> None:
+    reader = Reader(kernel)
+    busy = kernel.reserve(b"busy")
+    kernel.write(b"command")
+    waiting = asyncio.create_task(intake.reached(reader.records))
+    await asyncio.sleep(0)
+    kernel.reserve(b"later")
+    kernel.submit(busy)
+    assert await asyncio.wait_for(waiting, 60)
+    assert reader.taken == [b"busy", b"command"]
+
+
+async def test_nobody_waits_for_ever(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "OVERDUE_SECS", 0.0)
+    kernel.reserve(b"busy")
+    assert not await intake.reached(Reader(kernel).records)

@@ -34,6 +34,7 @@ from decnet_agent.tap.captures import Captures
 from decnet_agent.tap.deckies import DeckyList, RunningDecky
 from decnet_agent.tap.file_queue import FileQueue
 from decnet_agent.tap.holdings import MAX_DESCRIPTORS, Holdings
+from decnet_agent.tap.intake import reached
 from decnet_agent.tap.memory import Memory
 from decnet_agent.tap.observer import WATCHED, Observer, Watched
 from decnet_agent.tap.probes import KernelProbes
@@ -120,7 +121,7 @@ class Tap:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, _told_again)
             self._records.stop()
-            self._records.drain()
+            await reached(self._records)
             await self._captures.finish()
             kept = len(self._sender.undelivered())
             if kept:
@@ -168,11 +169,11 @@ class Tap:
             listed = self._read_list()
             if listed is not None:
                 self._running = listed
-                self._forget_others()
+                await self._forget_others()
             if listed is not None or looks % REFRESH_EVERY == 0:
                 self._adopt()
             if looks % REFRESH_EVERY == 0:
-                self._refresh()
+                await self._refresh()
             if looks % ALIVE_EVERY == 0:
                 self._memory.alive()
             for decky in self._watched.values():
@@ -197,11 +198,11 @@ class Tap:
             if decky.container_id not in self._watched:
                 self._watch(decky)
 
-    def _forget_others(self) -> None:
+    async def _forget_others(self) -> None:
         wanted = {(decky.container_id, decky.name, decky.pid1) for decky in self._running}
         for watched in self._watched.values():
             if (watched.container_id, watched.name, watched.pid1) not in wanted:
-                self._forget(watched)
+                await self._forget(watched)
 
     def _watch(self, decky: RunningDecky) -> None:
         namespace = procs.namespace_of(decky.pid1)
@@ -242,8 +243,8 @@ class Tap:
         else:
             self._unmarked.discard(decky.container_id)
 
-    def _forget(self, decky: Watched) -> None:
-        self._records.drain()
+    async def _forget(self, decky: Watched) -> None:
+        await reached(self._records)
         self._watched.pop(decky.container_id)
         self._known.pop(decky.container_id)
         self._unmarked.discard(decky.container_id)
@@ -251,10 +252,10 @@ class Tap:
         self._captures.forget(decky, self._observer.forget(decky.namespace))
         log.info("tap.decky_forgotten", decky=decky.name)
 
-    def _refresh(self) -> None:
+    async def _refresh(self) -> None:
         for decky in self._watched.values():
             if procs.namespace_of(decky.pid1) != decky.namespace:
-                self._forget(decky)
+                await self._forget(decky)
             else:
                 self._probes.refresh(decky.namespace, decky.pid1, decky.name)
 

@@ -36,7 +36,7 @@ from decnet_agent.tap.file_queue import FileQueue, Key, State, Taken
 from decnet_agent.tap.filesystems import Filesystems
 from decnet_agent.tap.following import Following, path_of
 from decnet_agent.tap.holdings import Holdings
-from decnet_agent.tap.intake import LOOK_AGAIN_SECS, OVERDUE_SECS, Intake, Past
+from decnet_agent.tap.intake import LOOK_AGAIN_SECS, Intake, Past, reached
 from decnet_agent.tap.observer import Emit, Observer, Watched
 from decnet_agent.tap.quarantine import Kept, Quarantine
 from decnet_agent.tap.remembered import NUMBERS, PLAIN, Codec, Remembered
@@ -205,11 +205,7 @@ class Captures:
 
     async def _recover(self) -> None:
         """Keep what an earlier tap had in hand."""
-        end = self._past.end
-        for _ in range(round(OVERDUE_SECS / LOOK_AGAIN_SECS)):
-            if self._past.drain(end):
-                break
-            await asyncio.sleep(LOOK_AGAIN_SECS)
+        await reached(self._past)
         recovered = 0
         while self._take_left():
             while not self._pending.empty():

@@ -38,6 +38,17 @@ class Past(Protocol):
         """Take in what is there; tell whether all up to a moment was."""
 
 
+async def reached(past: Past) -> bool:
+    """Wait, for `OVERDUE_SECS` at most, until all is taken in that happened up to now; tell whether it is."""
+    end, overdue_at = past.end, time.monotonic() + OVERDUE_SECS
+    while not past.drain(end):
+        if time.monotonic() >= overdue_at:
+            log.warning("tap.records_overdue", files=0)
+            return False
+        await asyncio.sleep(LOOK_AGAIN_SECS)
+    return True
+
+
 class Queue(Protocol):
     """Where events come from: `file_queue.FileQueue`."""
 
