@@ -1,5 +1,7 @@
 """Control frames: written and read back, and nothing else is one."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from decnet_core.shipping.control import (
     Resume,
     Skip,
     decode_control,
+    encode_ack,
     encode_control,
     is_control,
 )
@@ -37,6 +40,17 @@ def test_what_is_written_is_read_back(control: Control) -> None:
     payload = encode_control(control).partition(b" ")[2]
     assert is_control(payload)
     assert decode_control(payload) == control
+
+
+@given(st.integers(-2, MAX_OFFSET + 2))
+def test_an_acknowledgement_is_the_same_by_both_ways(offset: int) -> None:
+    def written(encode: Callable[[], bytes]) -> bytes | None:
+        try:
+            return encode()
+        except LocalProtocolError:
+            return None
+
+    assert written(lambda: encode_ack(offset)) == written(lambda: encode_control(Ack(offset)))
 
 
 def test_the_bytes_are_those_of_the_specification() -> None:

@@ -121,6 +121,20 @@ def encode_control(control: Control) -> bytes:
     return encode_frame(payload)
 
 
+def encode_ack(offset: int) -> bytes:
+    """Write an ACK, framing included: what `encode_control` makes of it, at a sixteenth of the cost.
+
+    A receiver of many quiet senders writes one for nearly every line.
+
+    Raises:
+        LocalProtocolError: the offset is out of range.
+    """
+    if not 0 <= offset <= MAX_OFFSET:
+        raise LocalProtocolError(f"An offset of ours is out of range: {offset}")
+    payload = b"\nACK %d" % offset
+    return b"%d %b" % (len(payload), payload)
+
+
 def decode_control(payload: bytes) -> Control:
     """Read a control frame's payload.
 

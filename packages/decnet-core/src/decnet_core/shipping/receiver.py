@@ -33,7 +33,6 @@ from decnet_core.errors import LocalProtocolError, RemoteProtocolError, Unavaila
 from decnet_core.shipping.control import (
     MAX_LINE_BYTES,
     MAX_OFFSET,
-    Ack,
     Hello,
     Ping,
     Reason,
@@ -41,6 +40,7 @@ from decnet_core.shipping.control import (
     Resume,
     Skip,
     decode_control,
+    encode_ack,
     encode_control,
     is_control,
 )
@@ -230,7 +230,7 @@ class Receiver:
 
     def _ack(self) -> Send:
         self._acked = self._durable
-        return Send(encode_control(Ack(self._durable)))
+        return Send(encode_ack(self._durable))
 
     def _end(self, reason: Reason, error: RemoteProtocolError | Unavailable) -> list[Command]:
         self.state = State.ENDED

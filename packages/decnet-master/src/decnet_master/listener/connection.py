@@ -81,18 +81,26 @@ class Connection:
             self._books.ledger.disconnected(self.peer.identity.host)
 
     def _execute(self, commands: list[Command]) -> None:
+        answers: list[bytes] = []  # one write for all of them: one TLS record, one system call
         for command in commands:
             match command:
                 case Send(data):
-                    self._transport.write(data)
+                    answers.append(data)
                 case Store():
                     self._store(command)
                 case Resolve(stream):
                     self._resolving = asyncio.get_running_loop().create_task(self._resolve(stream), name="resolve")
                 case End(error):
+                    self._write(answers)
                     self._end(error)
+        self._write(answers)
         if self._transport.get_write_buffer_size() > UNREAD_BYTES:
             self._transport.abort()
+
+    def _write(self, answers: list[bytes]) -> None:
+        if answers:
+            self._transport.write(answers[0] if len(answers) == 1 else b"".join(answers))
+            answers.clear()
 
     def _store(self, piece: Store) -> None:
         kind = Kind.LINES if piece.data else Kind.HOLE
