@@ -86,6 +86,14 @@ def test_a_fault_is_told_with_its_line(old: str, new: str, expected: str) -> Non
     assert any(fault.startswith(expected) for fault in found), found
 
 
+def test_a_fault_acts_on_no_terminal_and_has_an_end() -> None:
+    (fault,) = faults('[[decky]]\nname = "a"\nlabels = { "\\u001b[2J" = "x" }\n')
+    assert "[2J" in fault
+    (fault,) = faults(f"[[decky]]\nname = 'a'\n{'x' * 100_000} = 1\n")
+    assert len(fault) < 400
+    assert faults('"x\u0085\u2028y')[0].startswith("fleet.toml:1: "), "those end no line in TOML"
+
+
 def test_all_faults_are_told_in_their_order_and_not_too_many() -> None:
     found = faults(GOOD.replace('host = "w1"', "host = 1").replace("count = 3", "count = 3\ncuont = 3"))
     assert [fault.split(": ")[0] for fault in found] == ["fleet.toml:5", "fleet.toml:10"]

@@ -31,6 +31,7 @@ def fleet(data: bytes) -> None:
     except FleetFileError as refused:
         for fault in refused.faults:
             found = re.match(r"f:(?:(\d+):)? ", fault)
+            hold(fault.isprintable(), "a fault acts on a terminal")
             hold(found is not None, "a fault does not say where")
             line = int(found[1] or 1) if found else 0
             hold(1 <= line <= data.count(b"\n") + 1, "a fault has a line that the file has not")

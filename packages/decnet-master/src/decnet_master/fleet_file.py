@@ -40,6 +40,9 @@ MAX_FILE_BYTES = 1 << 20
 MAX_FAULTS = 20
 """That many are told; a file with more has one reason for most of them."""
 
+MAX_FAULT_CHARS = 300
+"""Of one; a key may be as long as the file."""
+
 NamePrefix = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$")]
 _Services = Annotated[list[ServiceName], Field(min_length=1, max_length=32)]
 _Hosts = Annotated[list[HostName], Field(max_length=1000)]
@@ -77,9 +80,9 @@ class FleetFileError(ConfigError):
     """
 
     def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(map(_printable, faults))
         more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
-        super().__init__(f"{faults[0]}{more}", "Correct the file.")
-        self.faults = tuple(faults)
+        super().__init__(f"{self.faults[0]}{more}", "Correct the file.")
 
 
 def group_names(prefix: str, count: int) -> tuple[str, ...]:
@@ -123,6 +126,12 @@ def parse_fleet(raw: bytes, name: str) -> tuple[DeckyGroup, ...]:
     return groups
 
 
+def _printable(fault: str) -> str:
+    """Bound a fault, and show what would act on a terminal as its code: a key may be anything."""
+    more = "…" if len(fault) > MAX_FAULT_CHARS else ""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in fault[:MAX_FAULT_CHARS]) + more
+
+
 def _syntax(name: str, text: str, cause: Exception) -> str:
     if isinstance(cause, RecursionError):
         return f"{name}: it is nested too deeply"
@@ -131,7 +140,7 @@ def _syntax(name: str, text: str, cause: Exception) -> str:
     )
     if found is None:
         return f"{name}: this is not TOML: {cause}"
-    line = found["line"] or len(text.splitlines())
+    line = found["line"] or text.rstrip("\n").count("\n") + 1
     return f"{name}:{line}: this is not TOML: {found['what']}"
 
 
