@@ -38,7 +38,7 @@ from decnet_master.swarmctl.checking import Checker
 
 SCRIPTS = 30
 SCRIPT_EVERY_SECS = 2.0
-"""The script is 15 KiB; a rack behind one address takes one each."""
+"""The script is 28 KiB; a rack behind one address takes one each."""
 
 DOWNLOADS = 400
 DOWNLOAD_EVERY_SECS = 0.1
