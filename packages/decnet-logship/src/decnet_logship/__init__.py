@@ -5,8 +5,9 @@
     shipper      keeps one log shipped: connects, again and again, and says how it went
     connection   one connection: the protocol's machine between the master and the log's files
     plain        one connection to a syslog receiver that acknowledges nothing
-    dialling     opens a connection, and says why there is none
-    rotation     which files of a log there are, which generation each is, what comes next
+    dialling     opens a connection, says why there is none, counts what has not arrived
+    rotation     what of a log's files comes next, and what becomes of each
+    survey       which files of a log there are, and which generation each is
     generations  what a restart must know again of files that do not say it themselves
     tail         one open file as a stream of whole lines
     label        the header before each line of another program's log

@@ -1,4 +1,4 @@
-"""Which files of one log are there, which generation each is, and which is to be shipped next.
+"""Which of one log's files is to be shipped next, and what becomes of each; `survey` looks at them.
 
     <path>                       the one that is written
     <path>.*, <path>-*           what it was rotated to, by rename or by copying and truncating
