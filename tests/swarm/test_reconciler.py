@@ -74,6 +74,10 @@ async def all_run(store: Store, worker: Worker, count: int) -> bool:
     return len(worker.agent.running) == count and await phases(store) == {DeckyPhase.RUNNING}
 
 
+async def placed(store: Store, count: int) -> bool:
+    return len(await store.fleet.current()) == count
+
+
 async def test_a_worker_that_was_away_converges_when_it_is_back(
     controller: httpx.AsyncClient, store: Store, join: Join
 ) -> None:
@@ -154,9 +158,11 @@ async def test_a_command_during_a_repair_wins(
     worker.agent.release.clear()
     worker.agent.end(name)
     await until(worker.agent.asked.is_set)  # the repair is under way, and stands
-    reply = await deploy(controller, 1)
-    assert "still busy" in reply["results"][0]["error"]
+    deploying = asyncio.create_task(deploy(controller, 1))
+    await until(lambda: placed(store, 2))
     worker.agent.release.set()
+    reply = await deploying
+    assert [row["ok"] for row in reply["results"]] == [True], "it waits for what nobody asked for"
     await until(lambda: all_run(store, worker, 2))
     generations = [shard.generation for shard in worker.agent.shards]
     assert generations == sorted(generations)
@@ -259,12 +265,7 @@ async def test_a_controller_that_starts_again_knows_what_it_could_not_mend(
 
         await until(is_away)
         await worker.start()
-        await until(lambda: len(worker.agent.shards) > sent)
-
-    async def is_mended() -> bool:
-        return await all_run(store, worker, 1)
-
-    await until(is_mended)
+        await until(lambda: all_run(store, worker, 1))
 
 
 @pytest.mark.slow  # kills and awaits a daemon

@@ -59,7 +59,7 @@ class Dispatcher:
 
     def offer(self, host: Host, shard: Shard) -> Job | None:
         """Send a worker its shard, unless it is busy; return None then."""
-        job = Job(host, shard, removing=False)
+        job = Job(host, shard, removing=False, mending=True)
         if host.name in self.busy:
             return None
         self._lines.put(job)
@@ -92,7 +92,9 @@ class Dispatcher:
             if not self._lines.put(job):
                 if host.name in unasked:
                     return None
-                if not (await asyncio.wait({job.done}, timeout=BUSY_SECS))[0]:
+                # What the controller mends by itself is in nobody's way: the command follows it, however long it takes.
+                patience_secs = None if self._lines.is_mended(host.name) else BUSY_SECS
+                if not (await asyncio.wait({job.done}, timeout=patience_secs))[0]:
                     return _still_busy(host, self._lines.working_on(host.name), shard)
             try:
                 # Shielded: a command that is given up does not take the report from the line.

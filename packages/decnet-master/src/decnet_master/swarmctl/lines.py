@@ -25,11 +25,15 @@ MISSES = 3
 
 @dataclass(eq=False)
 class Job:
-    """One shard for one worker; `done` holds the report, or the error that there was instead."""
+    """One shard for one worker; `done` holds the report, or the error that there was instead.
+
+    `mending` says that nobody asked for it: it sends again what the worker should have.
+    """
 
     host: Host
     shard: Shard
     removing: bool
+    mending: bool = False
     done: asyncio.Future[ShardReport] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -62,6 +66,11 @@ class Lines:
         """Return the generation that a worker is busy with."""
         line = self._lines.get(host)
         return None if line is None or line.current is None else line.current.shard.generation
+
+    def is_mended(self, host: str) -> bool:
+        """Tell whether a worker is busy with what nobody asked for."""
+        line = self._lines.get(host)
+        return line is not None and line.current is not None and line.current.mending
 
     def put(self, job: Job) -> bool:
         """Stand a job in its worker's line; return whether it is the first there. The newest generation waits."""
