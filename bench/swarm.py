@@ -292,10 +292,6 @@ async def _timed(work: Callable[[], Awaitable[None]]) -> float:
     return time.monotonic() - began
 
 
-async def _median(work: Callable[[], Awaitable[None]]) -> float:
-    return statistics.median([await _timed(work) for _ in range(RUNS)])
-
-
 async def _post(controller: httpx.AsyncClient, path: str, body: object) -> dict[str, Any]:
     answer = await controller.post(path, json=body)
     if answer.is_error:
