@@ -89,7 +89,7 @@ def quick_row(line: bytes, worker: str, received_at: int) -> tuple[Record, dict[
             _ADDRESSES[values[shape.dst_ip]],
             _PORTS[values[shape.dst_port]],
             values[shape.session],
-            _pid(procid),
+            _PIDS[procid],
             f"{{{','.join([begin + encode_basestring(values[place]) for begin, place in shape.members])}}}",
             tail[1:].removeprefix(BOM),
             source,
@@ -180,9 +180,7 @@ def _micros(stamp: str) -> int:
     return known + int(fraction)
 
 
-def _pid(procid: str) -> int | None:
-    if procid == NIL:
-        return None
+def _pid(procid: str) -> int:
     if not (procid.isascii() and procid.isdigit() and len(procid) <= _PID_DIGITS):
         raise ValueError(procid)
     return int(procid)
@@ -204,4 +202,6 @@ _SHAPES = _Known(_shape, 512)
 _HOSTS, _APPS = _Known(_slot(_HOST_CHARS)), _Known(_slot(_APP_CHARS))
 _TYPES = _Known(_slot(_MSGID_CHARS))
 _TYPES[NIL] = EventType.GUEST_LINE.value
+_PIDS = _Known(_pid, 16_384)
+_PIDS[NIL] = None
 _ADDRESSES, _PORTS, _SECONDS = _Known(_address, 16_384), _Known(_port, 16_384), _Known(_second)

@@ -51,6 +51,8 @@ def iso(at_micros: int) -> str:
 
 def storable(text: str) -> str:
     """Make any text storable; `original` undoes it."""
+    if text.isprintable():  # nearly all is, and no character that cannot be stored: an eighth of the search's time
+        return text
     return text.translate(_STORED) if _UNSTORABLE.search(text) else text
 
 
