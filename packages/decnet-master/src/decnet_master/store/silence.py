@@ -113,28 +113,26 @@ async def _removed(connection: AsyncConnection, host: str) -> int | None:
 
 
 def _silent_event(host: str, since: datetime, now: datetime) -> Event:
-    return Event(
-        at=now,
-        decky=host,
-        service="decnet",
-        event_type=EventType.WORKER_SILENT,
-        trust=Trust.SENSOR,
-        source=f"master/silence/{host}",
-        cursor=str(micros(since)),
-        fields={"since": since.isoformat(), "silent_secs": str(int((now - since).total_seconds()))},
-        text=f"Nothing came from {host} since {since:%Y-%m-%d %H:%M:%S} UTC",
-    )
+    told = f"Nothing came from {host} since {since:%Y-%m-%d %H:%M:%S} UTC"
+    return _event(EventType.WORKER_SILENT, f"master/silence/{host}", host, since, now, cursor=since, text=told)
 
 
 def _heard_event(host: str, since: datetime, heard_at: datetime) -> Event:
+    told = f"{host} is heard again"
+    return _event(EventType.WORKER_HEARD, f"master/return/{host}", host, since, heard_at, cursor=heard_at, text=told)
+
+
+def _event(
+    event_type: EventType, source: str, host: str, since: datetime, at: datetime, *, cursor: datetime, text: str
+) -> Event:
     return Event(
-        at=heard_at,
+        at=at,
         decky=host,
         service="decnet",
-        event_type=EventType.WORKER_HEARD,
+        event_type=event_type,
         trust=Trust.SENSOR,
-        source=f"master/return/{host}",
-        cursor=str(micros(heard_at)),
-        fields={"since": since.isoformat(), "silent_secs": str(int((heard_at - since).total_seconds()))},
-        text=f"{host} is heard again",
+        source=source,
+        cursor=str(micros(cursor)),
+        fields={"since": since.isoformat(), "silent_secs": str(int((at - since).total_seconds()))},
+        text=text,
     )
