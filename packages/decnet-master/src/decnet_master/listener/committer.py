@@ -53,10 +53,20 @@ class CommitCounts:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A block on its way; `lines` is how many it holds."""
+    """A block on its way.
+
+    Attributes:
+        block: it.
+        key: whose it is.
+        lines: how many it holds.
+        cost_bytes: what it takes of the memory.
+        done, rejected, broken: as for `Committer.submit`.
+    """
 
     block: Block
+    key: Key
     lines: int
+    cost_bytes: int
     done: Callable[[Block], None]
     rejected: Callable[[Block], None]
     broken: Callable[[], None]
@@ -118,9 +128,10 @@ class Committer:
             rejected: called on the loop when the journal cannot take the block.
             broken: ends the owner; called on the loop after `done` or `rejected` failed.
         """
-        self._queue.append(Waiting(block, lines, done, rejected, broken))
-        self._open[block.key] = self._open.get(block.key, 0) + 1
-        self.waiting_bytes += _cost(block)
+        key, cost_bytes = block.key, BLOCK_BYTES + len(block.data)
+        self._queue.append(Waiting(block, key, lines, cost_bytes, done, rejected, broken))
+        self._open[key] = self._open.get(key, 0) + 1
+        self.waiting_bytes += cost_bytes
         self._more.set()
 
     async def settled(self, key: Key) -> None:
@@ -142,7 +153,7 @@ class Committer:
         size = 0
         while self._queue and size < GROUP_BYTES:
             group.append(self._queue.popleft())
-            size += _cost(group[-1].block)
+            size += group[-1].cost_bytes
         return group
 
     async def _commit(self, group: list[Waiting], thread: ThreadPoolExecutor) -> None:
@@ -152,7 +163,7 @@ class Committer:
             if len(group) == 1:
                 reason, identity = error.message, group[0].block.identity
                 log.error("block.rejected", reason=reason, identity=identity)  # noqa: TRY400 -- told whole
-                self._settle(group[0].block)
+                self._settle(group[0])
                 _tell(group[0], group[0].rejected)
                 return
             for waiting in group:  # one bad block must not take the others' connections down
@@ -162,9 +173,9 @@ class Committer:
         self.counts.blocks += len(group)
         self.counts.bytes += sum(len(waiting.block.data) for waiting in group)
         self._durable(group, size_bytes)
-        last = {waiting.block.key: waiting for waiting in group}
+        last = {waiting.key: waiting for waiting in group}
         for waiting in group:
-            self._settle(waiting.block)
+            self._settle(waiting)
         for waiting in last.values():
             _tell(waiting, waiting.done)
         self.on_room()
@@ -192,13 +203,13 @@ class Committer:
                 self.stalled = None
             return size_bytes
 
-    def _settle(self, block: Block) -> None:
-        self.waiting_bytes -= _cost(block)
-        self._open[block.key] -= 1
-        if not self._open[block.key]:
-            del self._open[block.key]
-            if block.key in self._settled:
-                self._settled.pop(block.key).set()
+    def _settle(self, waiting: Waiting) -> None:
+        self.waiting_bytes -= waiting.cost_bytes
+        left = self._open.pop(waiting.key) - 1
+        if left:
+            self._open[waiting.key] = left
+        elif waiting.key in self._settled:
+            self._settled.pop(waiting.key).set()
 
 
 def _tell(waiting: Waiting, tell: Callable[[Block], None]) -> None:
@@ -212,7 +223,3 @@ def _tell(waiting: Waiting, tell: Callable[[Block], None]) -> None:
     except (LocalProtocolError, RuntimeError) as error:
         log.error("owner.failed", identity=block.identity, stream=block.stream, reason=str(error))  # noqa: TRY400
         waiting.broken()
-
-
-def _cost(block: Block) -> int:
-    return BLOCK_BYTES + len(block.data)
