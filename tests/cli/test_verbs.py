@@ -90,7 +90,7 @@ def test_a_master_that_runs(served: Cli) -> None:
     assert status.code == 69, "the listener is not here"
     parts = json.loads(status.out)
     well = {name for name, part in parts.items() if part["ok"]}
-    assert well == {"database", "journal", "evidence", "controller", "enrolment", "api"}
+    assert well == {"database", "journal", "evidence", "swarm", "controller", "enrolment", "api"}
 
 
 @pytest.mark.slow

@@ -170,7 +170,7 @@ async def test_who_cannot_be_reached_or_mended_is_found(store: Store) -> None:
     stuck = Repair("w2", GIVES_UP_AFTER, GIVES_UP_AFTER - 1, "no image", at, at)
     await store.repairs.keep(stuck)
     (away,) = (await look(store, 100, at)).wrong
-    assert (away.part, away.grave) == ("workers", False)
+    assert (away.part, away.grave) == ("swarm", False)
     assert "1 of 2 workers cannot be reached: w1" in away.message
     await store.repairs.keep(stuck.failed_again("no image", at, at))
     _, given_up = (await look(store, 100, at)).wrong

@@ -1,8 +1,8 @@
 """What is wrong with the evidence's way from the workers to the database, said the same everywhere.
 
 `look` asks the database once and judges; the API's health and metrics and `decnet-master status` show it. A grave
-finding means that evidence is not being stored, or not as it should be; the others that it soon may not be, or that
-one worker's is missing.
+finding means that evidence is not being stored, or not as it should be; the others that it soon may not be, that one
+worker's is missing, or that a worker does not answer the controller or cannot be made as it shall be.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ LETTER_WINDOW = timedelta(minutes=10)
 
 INGESTER_STANDS = timedelta(seconds=30)
 """A transaction may take as long; a healthy ingester moves several times a second."""
+
+SWARM = "swarm"
+"""The part of a finding that is of the workers' agents; all others are of the evidence's way."""
 
 NAMED = 5
 """Workers in a sentence."""
@@ -62,8 +65,27 @@ async def look(store: Store, dead_letter_alarm: int, now: datetime) -> Findings:
     letters = await store.shipping.recent_dead_letters(now - LETTER_WINDOW, dead_letter_alarm)
     beats = (await store.heartbeats.list()).values()
     wrong = [*_of_listener(overview, now), *_of_letters(letters, dead_letter_alarm), *_of_workers(overview)]
-    wrong += _of_agents(beats)
+    wrong += of_agents(beats)
     return Findings(overview, letters, tuple(sorted(wrong, key=lambda finding: not finding.grave)))
+
+
+def of_agents(beats: Collection[Heartbeat]) -> Iterator[Finding]:
+    """Judge what the controller hears from the workers' agents; nothing of it is grave."""
+    if away := [beat.host for beat in beats if beat.unreachable_since is not None]:
+        yield Finding(
+            SWARM,
+            False,
+            f"The agents of {len(away)} of {len(beats)} workers cannot be reached: {_named(away)}",
+            "Run `decnet-master swarm check`; they are asked again, and made as they shall be when they are back.",
+        )
+    if stuck := [beat for beat in beats if beat.is_given_up]:
+        yield Finding(
+            SWARM,
+            False,
+            f"{len(stuck)} of {len(beats)} workers cannot be made as they shall be: "
+            f"{_named([beat.host for beat in stuck])}; {stuck[0].host}: {stuck[0].repair}",
+            "Correct what is named; it is tried again within the hour, and at once by `deploy --count 0`.",
+        )
 
 
 def _of_listener(overview: Overview, now: datetime) -> Iterator[Finding]:
@@ -131,24 +153,6 @@ def _of_workers(overview: Overview) -> Iterator[Finding]:
             False,
             f"Nothing comes from {len(silent)} of {len(overview.workers)} workers: {_named(silent)}",
             "Run `decnet-master swarm check`, and `decnet-logship status` on the worker.",
-        )
-
-
-def _of_agents(beats: Collection[Heartbeat]) -> Iterator[Finding]:
-    if away := [beat.host for beat in beats if beat.unreachable_since is not None]:
-        yield Finding(
-            "workers",
-            False,
-            f"The agents of {len(away)} of {len(beats)} workers cannot be reached: {_named(away)}",
-            "Run `decnet-master swarm check`; they are asked again, and made as they shall be when they are back.",
-        )
-    if stuck := [beat for beat in beats if beat.is_given_up]:
-        yield Finding(
-            "workers",
-            False,
-            f"{len(stuck)} of {len(beats)} workers cannot be made as they shall be: "
-            f"{_named([beat.host for beat in stuck])}; {stuck[0].host}: {stuck[0].repair}",
-            "Correct what is named; it is tried again within the hour, and at once by `deploy --count 0`.",
         )
 
 

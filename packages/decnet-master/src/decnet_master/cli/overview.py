@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from decnet_core.errors import DecnetError, Unavailable
 from decnet_master.cli import terminal
 from decnet_master.settings import MasterSettings
+
+if TYPE_CHECKING:
+    from decnet_master.findings import Finding
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,6 +33,7 @@ def _status(
         "database": lambda: asyncio.run(_database(settings)),
         "journal": lambda: asyncio.run(_journal(settings)),
         "evidence": lambda: asyncio.run(_evidence(settings)),
+        "swarm": lambda: asyncio.run(_swarm(settings)),
         "controller": lambda: _controller(settings),
         "enrolment": lambda: probes.enrolment(settings),
         "listener": lambda: probes.listener(settings),
@@ -94,20 +98,35 @@ async def _journal(settings: MasterSettings) -> str:
 
 async def _evidence(settings: MasterSettings) -> str:
     """Tell whether what workers ship gets through, and who is silent."""
-    from decnet_master.findings import look  # noqa: PLC0415 -- heavy
+    from decnet_master.findings import SWARM, look  # noqa: PLC0415 -- heavy
     from decnet_master.store import Store  # noqa: PLC0415 -- heavy
 
     async with await Store.open(settings.database, connections=1) as store:
         seen = await look(store, settings.dead_letter_alarm, datetime.now(UTC))
-    if seen.wrong:
-        first = seen.wrong[0]
-        raise Unavailable("; ".join(finding.message for finding in seen.wrong), first.advice)
+    _raise([finding for finding in seen.wrong if finding.part != SWARM])
     shippers = [worker for worker in seen.overview.workers if worker.should_ship]
     connected = sum(worker.connected for worker in shippers)
     if seen.overview.listener is None:
         return "no listener has reported yet"
     waits = seen.overview.listener.backlog_lines
     return f"{connected} of {len(shippers)} workers that should ship are connected, {waits} lines wait"
+
+
+async def _swarm(settings: MasterSettings) -> str:
+    """Tell which workers answer the controller, and which are as they shall be."""
+    from decnet_master.findings import of_agents  # noqa: PLC0415 -- heavy
+    from decnet_master.store import Store  # noqa: PLC0415 -- heavy
+
+    async with await Store.open(settings.database, connections=1) as store:
+        beats = (await store.heartbeats.list()).values()
+    _raise(list(of_agents(beats)))
+    answered = sum(beat.answered_at is not None for beat in beats)
+    return f"{answered} of {len(beats)} workers have answered, {sum(bool(beat.drift) for beat in beats)} differ"
+
+
+def _raise(wrong: Sequence[Finding]) -> None:
+    if wrong:
+        raise Unavailable("; ".join(finding.message for finding in wrong), wrong[0].advice)
 
 
 def _controller(settings: MasterSettings) -> str:
