@@ -7,6 +7,8 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -89,6 +91,56 @@ async def test_a_download_goes_on_where_it_was_cut(issue, bundles, tmp_path):
     (tmp_path / f"{wheel['sha256']}.part").write_bytes(whole[:100_000])
     await asyncio.to_thread(master.fetch, wheel, tmp_path)
     assert (tmp_path / wheel["file"]).read_bytes() == whole
+
+
+@asynccontextmanager
+async def cutting(port: int, after_bytes: int) -> AsyncIterator[int]:
+    """A way to a port on which every connection ends once so many bytes came back; give its own port."""
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+
+        async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter, left: int) -> None:
+            while left > 0 and (piece := await source.read(min(left, 4096))):
+                sink.write(piece)
+                await sink.drain()
+                left -= len(piece)
+
+        both = [
+            asyncio.create_task(carry(reader, back, 1 << 30)),
+            asyncio.create_task(carry(there, writer, after_bytes)),
+        ]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task in both:
+            task.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
+        writer.close()
+        back.close()
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    async with server:
+        yield port_of(server.sockets[0])
+
+
+@pytest.mark.usefixtures("bundles")
+async def test_a_download_outlives_connections_that_are_cut(issue, swarm, tmp_path):
+    async with cutting(port_of(swarm.enrolment_socket), 90_000) as port:
+        token = await issue()
+        master, index = await index_of(token.model_copy(update={"address": f"127.0.0.1:{port}"}))
+        wheel = max(index["wheels"], key=lambda wheel: wheel["bytes"])
+        assert wheel["bytes"] > 2 * 90_000
+        await asyncio.to_thread(master.fetch, wheel, tmp_path)
+    assert (tmp_path / wheel["file"]).stat().st_size == wheel["bytes"]
+
+
+@pytest.mark.usefixtures("bundles")
+async def test_a_master_that_sends_more_than_it_said_is_given_up(issue, tmp_path):
+    master, index = await index_of(await issue())
+    wheel = {**max(index["wheels"], key=lambda wheel: wheel["bytes"]), "bytes": 3}
+    with pytest.raises(Stop, match="does not come through") as stopped:
+        await asyncio.to_thread(master.fetch, wheel, tmp_path)
+    assert stopped.value.code == ExitCode.UNAVAILABLE
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.part")) <= 3
 
 
 async def test_a_wheel_that_was_changed_is_refused_and_not_kept(issue, bundles, tmp_path):
