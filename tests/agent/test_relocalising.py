@@ -174,6 +174,13 @@ def test_a_slash_30_has_room_for_one():
     assert [str(each.ip) for each in found.assignments.values()] == ["10.77.1.2"]
 
 
+@given(seeds)
+def test_each_candidate_is_met_once(seed):
+    met = list(FACTS.candidates(seed))
+    assert len(met) == len(set(met)) == FREE
+    assert set(met) == set(SUBNET) - NEVER
+
+
 def test_workers_begin_at_different_addresses_and_leave_neighbours_to_the_end():
     lan = NetworkFacts("lan0", IPv4Network("10.0.0.0/16"))
     begun = {next(lan.candidates(number.to_bytes(32, "big"))) for number in range(100)}

@@ -26,8 +26,9 @@ ROUNDS = 8
 """How often the LAN is asked for other addresses: in a crowded one most are taken, and each round asks for more."""
 
 SPARES = 8
-"""Addresses that are asked in advance in the second round; twice as many in each further one, 1,016 in all. None in the
-first: many workers begin at the same moment, and would keep from one another what none of them needs."""
+"""Addresses that are asked in advance in a crowded LAN, twice as many in each further round, 2,040 in all; no more than
+two for each that somebody has. Many workers begin at the same moment, and would keep from one another what none of them
+needs."""
 
 Ask = Callable[[Sequence[IPv4Address]], Awaitable[list[Claim]]]
 
@@ -96,7 +97,8 @@ class Enquiry:
             known = self._asked | {given.ip for given in plan.assignments.values()}
             spares = (address for address in facts.candidates(seed) if address not in known)
             try:
-                await self.ask([*unproven.values(), *islice(spares, SPARES << number - 1 if number else 0)])
+                taken = sum(claim.has for claim in self.claims)
+                await self.ask([*unproven.values(), *islice(spares, min(SPARES << number, 2 * taken))])
             except DecnetError as error:
                 log.warning("lan.probe_failed", reason=error.message, advice=error.advice)
                 return make(self.claims, dict.fromkeys(unproven, f"{error.message}. {error.advice}"))

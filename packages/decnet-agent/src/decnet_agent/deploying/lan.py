@@ -112,14 +112,17 @@ class NetworkFacts:
     def candidates(self, seed: bytes) -> Iterator[IPv4Address]:
         """Every address that a decky without one may get, `MAX_CANDIDATES` at most, those of neighbours last.
 
-        They begin anywhere, as the worker's secret says, so that two workers on one LAN rarely begin at the same.
+        They begin anywhere and go on in strides, as the worker's secret says: two workers on one LAN rarely choose the
+        same, and when they did go on to different ones.
         """
         pool = self.ip_range or self.subnet
         size = pool.num_addresses
-        start = int.from_bytes(blake2b(b"first address", key=seed, digest_size=8).digest()) % size
+        drawn = blake2b(b"addresses", key=seed, digest_size=16).digest()
+        start = int.from_bytes(drawn[:8]) % size
+        stride = int.from_bytes(drawn[8:]) % size | 1  # odd: the size is a power of two, so each is met once
         last: list[IPv4Address] = []
         for number in range(min(size, MAX_CANDIDATES)):
-            address = pool[(start + number) % size]
+            address = pool[(start + number * stride) % size]
             if not self.usable(address):
                 continue
             if address in self.neighbours:
