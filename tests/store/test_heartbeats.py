@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from decnet_core.fleet import AgentStatus, DeckyPhase, DeckySpec, DeckyState
+from decnet_core.fleet import AgentStatus, DeckyPhase, DeckySpec, DeckyState, ShardReport
 from decnet_master.findings import look
 from decnet_master.store import Beat, Repair, Store
 from decnet_master.store.heartbeats import GIVES_UP_AFTER, MAX_DRIFT, MAX_WORDS_CHARS, MISSES, Turned
@@ -175,3 +175,28 @@ async def test_who_cannot_be_reached_or_mended_is_found(store: Store) -> None:
     await store.repairs.keep(stuck.failed_again("no image", at, at))
     _, given_up = (await look(store, 100, at)).wrong
     assert given_up.message == "1 of 2 workers cannot be made as they shall be: w2; w2: no image"
+
+
+@pytest.mark.usefixtures("workers")
+async def test_whoever_changes_the_fleet_and_whoever_hears_of_it_never_wait_for_each_other(
+    store: Store, url: str
+) -> None:
+    specs = [DeckySpec(name=f"d{number}", services=("ssh",)) for number in range(40)]
+    states = tuple(DeckyState(name=spec.name, phase=DeckyPhase.RUNNING) for spec in reversed(specs))
+
+    async def change(other: Store) -> None:
+        for turn in range(10):
+            placed = [("w1" if (number + turn) % 2 else "w2", spec) for number, spec in enumerate(specs)]
+            await other.fleet.place(await other.fleet.next_generation(NOW), placed)
+
+    async def hear(other: Store) -> None:
+        for turn in range(10):
+            at = NOW + secs(turn)
+            said = [answer(host, at, generation=1 << 40, deckies=states) for host in ("w2", "w1")]
+            await other.heartbeats.record(said, at)
+            for host in ("w1", "w2"):
+                await other.fleet.record(ShardReport(host=host, generation=1 << 40, deckies=states[::-1]))
+
+    async with await Store.open(url) as other:
+        await asyncio.gather(change(store), hear(other), hear(store))
+    assert len(await store.fleet.current()) == len(specs)

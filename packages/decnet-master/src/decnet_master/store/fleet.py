@@ -150,7 +150,8 @@ class Fleet:
             [
                 {"at_host": host, "at_name": state.name, "at_most": generation}
                 | {f"new_{name}": value for name, value in _observed(state).items()}
-                for host, generation, state in seen
+                # in one order, so that two who write the same rows never wait for each other
+                for host, generation, state in sorted(seen, key=lambda one: (one[0], one[2].name))
             ],
         )
 

@@ -223,8 +223,10 @@ class _Change:
 async def _known(connection: AsyncConnection, names: Sequence[str]) -> dict[str, Row[Any]]:
     """Lock the active ones among some workers, and then read what is known of them."""
     active = hosts.c.status == HostStatus.ACTIVE.value, hosts.c.name.in_(list(names))
-    # Two statements: PostgreSQL reads what it joins before it waits for the lock. In one order, so that none crosses.
-    await connection.execute(select(hosts.c.name).where(*active).order_by(hosts.c.name).with_for_update())
+    # Two statements: PostgreSQL reads what it joins before it waits for the lock. In one order, so that none crosses,
+    # and without the key: whoever places deckies on these hosts refers to it, and holds what is written after this.
+    lock = select(hosts.c.name).where(*active).order_by(hosts.c.name).with_for_update(key_share=True)
+    await connection.execute(lock)
     query = (
         select(hosts.c.name, hosts.c.enrolled_at, *worker_heartbeats.c)
         .outerjoin(worker_heartbeats, worker_heartbeats.c.host == hosts.c.name)
