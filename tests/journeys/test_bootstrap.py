@@ -151,7 +151,8 @@ def test_a_wheel_that_somebody_changed_is_not_installed(machine: Machine, office
 
 def test_a_line_that_was_cut_off_goes_on_and_the_next_one_changes_nothing(machine: Machine, office: Office) -> None:
     line, token = office.line("w1")
-    _cut_off_while_installing(machine, line)
+    _cut_off_when_there_is(machine, line, "/opt/decnet/releases/*/bin/python")  # wheels are being installed
+    _cut_off_when_there_is(machine, line, "/var/lib/decnet/enrolment.json")  # joined: the token is used
 
     done = paste(machine, line)
     assert done.code == 0, done.out
@@ -200,15 +201,16 @@ def machine_address(machine: Machine) -> str:
     return machine.shell("hostname -I").split()[0]
 
 
-def _cut_off_while_installing(machine: Machine, line: str) -> None:
-    """Paste the line, and kill all that it started once the environment begins to be made."""
+def _cut_off_when_there_is(machine: Machine, line: str, path: str) -> None:
+    """Paste the line, and kill all that it started once a file is there."""
     begin = 'setsid sh -c "$LINE" >/run/paste.log 2>&1 & echo $!'
     group = machine.shell(begin, env={"LINE": line}).strip()
     deadline = time.monotonic() + 120
-    while machine.attempt("sh", "-c", "ls /opt/decnet/releases/*/bin/python").code != 0:
+    while machine.attempt("sh", "-c", f"ls {path}").code != 0:
         assert time.monotonic() < deadline, machine.run("cat", "/run/paste.log")
         time.sleep(0.02)
     machine.attempt("kill", "-KILL", "--", f"-{group}")
+    machine.wait_for("sh", "-c", f"kill -0 -- -{group} 2>/dev/null || echo gone", out="gone")
 
 
 def _pid(machine: Machine, unit: str) -> str:
