@@ -57,6 +57,7 @@ PATIENCE_SECS = 300.0  # any one answer; none should take a tenth of it
 RUNS = 3  # of a check, and of what it is held against: the median counts
 HANDSHAKES_AT_ONCE = 128  # as many as the controller has under way
 ENROLLED_AT_ONCE = 8
+MASTER_ADDRESS = "127.0.0.2"  # thousands of ports of 127.0.0.1 are the workers' and their callers'
 HEARTBEATS_SECS = 10.0  # counted for so long
 
 
@@ -131,7 +132,7 @@ def main() -> int:
 
 def _installed(folder: Path, database_url: str | None) -> MasterSettings:
     """Install a master."""
-    addresses = {name: f"127.0.0.1:{free_port()}" for name in ("controller_address", "enrolment_address")}
+    addresses = {name: f"{MASTER_ADDRESS}:{free_port()}" for name in ("controller_address", "enrolment_address")}
     settings = MasterSettings.load(
         data_directory=folder / "master",
         public_address=addresses["enrolment_address"],
@@ -151,7 +152,8 @@ def _controller(settings: MasterSettings, folder: Path, **more: str) -> Iterator
     environment |= {"DECNET_CONFIG": os.devnull, "DECNET_LOG_OUTPUT": "stderr"}
     argv = [sys.executable, "-m", "decnet_master", "swarmctl"]
     with Daemon(argv, log_path=folder / "swarmctl.out", env=environment) as daemon:
-        daemon.wait_for_port(int(settings.controller_address.rpartition(":")[2]), timeout_secs=60)
+        port = int(settings.controller_address.rpartition(":")[2])
+        daemon.wait_for_port(port, host=MASTER_ADDRESS, timeout_secs=60)
         yield daemon
 
 
