@@ -45,7 +45,8 @@ import ctypes, os, sys
 os.read(0, 1)
 os.chdir(sys.argv[1])
 libc = ctypes.CDLL(None, use_errno=True)
-assert libc.syscall(155, b".", b".") == 0  # pivot_root, on x86_64: the old root lies on top of the new one
+pivot_root = 155 if os.uname().machine == "x86_64" else 41
+assert libc.syscall(pivot_root, b".", b".") == 0  # the old root lies on top of the new one
 assert libc.umount2(b".", 2) == 0  # MNT_DETACH
 os.chdir("/")
 os.execv("/bin/bash", ["bash", "--norc"])

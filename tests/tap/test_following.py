@@ -58,7 +58,7 @@ class SystemdStore:
 
 def _same_open_file(left: int, right: int) -> bool:
     """kcmp(2), KCMP_FILE: what systemd's same_fd() asks."""
-    kcmp, itself = 312, os.getpid()
+    kcmp, itself = 312 if os.uname().machine == "x86_64" else 272, os.getpid()
     return ctypes.CDLL(None).syscall(kcmp, itself, itself, 0, left, right) == 0
 
 
