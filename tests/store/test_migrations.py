@@ -15,7 +15,7 @@ from sqlalchemy import Connection, inspect
 from decnet_core.errors import ConfigError, RetryLater, Unavailable
 from decnet_master.journal.reader import START, Position
 from decnet_master.store import Load, NewEvent, Store, migrate
-from decnet_master.store.engine import Database, database_url
+from decnet_master.store.engine import Database, create_file, database_url
 from decnet_master.store.migration import alembic_config, walk
 from decnet_master.store.revision import HEAD
 from decnet_master.store.schema import metadata
@@ -112,6 +112,14 @@ async def test_two_may_migrate_at_the_same_moment(empty_url: str) -> None:
     await asyncio.gather(migrate(empty_url), migrate(empty_url), migrate(empty_url))
     async with await Store.open(empty_url) as store:
         await store.ping()
+
+
+def test_a_new_file_is_complete_when_it_appears(tmp_path: Path) -> None:
+    path = tmp_path / "x.sqlite3"
+    for _ in range(2):
+        create_file(database_url(f"sqlite:///{path}"))
+        assert path.read_bytes()[18:20] == b"\2\2", "its versions of writing and reading: WAL"
+        assert list(tmp_path.iterdir()) == [path]
 
 
 async def test_a_database_without_schema_is_refused(empty_url: str) -> None:

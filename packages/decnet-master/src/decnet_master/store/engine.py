@@ -21,6 +21,7 @@ import contextlib
 import functools
 import importlib
 import os
+import secrets
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -106,18 +107,32 @@ def require_file(url: URL) -> None:
 def create_file(url: URL) -> None:
     """Create SQLite's file, readable by us alone (it holds password hashes); nothing for PostgreSQL.
 
+    It is in WAL mode when it appears: whoever changes the mode needs the file alone, and SQLite does not wait for that.
+
     Raises:
         Unavailable: the folder is missing or may not be written.
     """
     if not is_sqlite(url):
         return
     path = Path(url.database or "")
+    if path.exists():
+        return
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        try:
+            with contextlib.closing(sqlite3.connect(fresh)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+            with contextlib.suppress(FileExistsError):  # somebody was faster
+                path.hardlink_to(fresh)
+        finally:
+            fresh.unlink()
     except OSError as cause:
         raise Unavailable(
             f"Cannot create the database {path}: {cause.strerror}", "Make its folder writable for this user."
         ) from cause
+    except sqlite3.Error as cause:
+        raise Unavailable(f"Cannot create the database {path}: {cause}", "Look at the disk's free space.") from cause
 
 
 class Database:
