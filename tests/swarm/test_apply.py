@@ -16,6 +16,8 @@ from decnet_core.enrolment import JoinToken
 from decnet_master.store import Store
 from tests.swarm.agents import JoinedAgent, joined
 
+pytestmark = pytest.mark.slow  # a controller and workers over mutual TLS for each test
+
 WAIT_SECS = 60.0
 
 

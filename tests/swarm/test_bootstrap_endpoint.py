@@ -35,6 +35,8 @@ from decnet_master.swarmctl.app import App
 from tests.swarm.bundled import VERSION, fill
 from tests.swarm.master import Template, port_of
 
+pytestmark = pytest.mark.slow  # a controller and workers over mutual TLS for each test
+
 PARTS = ("agent", "logship", "updater")
 
 

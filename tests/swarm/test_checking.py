@@ -30,6 +30,8 @@ from tests.store.test_shipping import state, worker
 from tests.swarm.test_fleet import deploy
 from tests.swarm.workers import Worker
 
+pytestmark = pytest.mark.slow  # a controller and workers over mutual TLS for each test
+
 
 async def check(controller: httpx.AsyncClient) -> CheckReply:
     answer = await controller.post("/hosts/check")

@@ -30,6 +30,8 @@ from tests.swarm.doors import HOST, Door, open_doors
 from tests.swarm.flood import Flood
 from tests.swarm.master import port_of
 
+pytestmark = pytest.mark.slow  # a controller and workers over mutual TLS for each test
+
 TOLD_SECS = 60.0
 HALF_OPEN = 10_000
 CUT_SECS = 5.0

@@ -31,6 +31,8 @@ from tests.lab.processes import Daemon, free_port
 from tests.swarm.master import Template, controller_client
 from tests.swarm.workers import CountingAgent, Worker, until
 
+pytestmark = pytest.mark.slow  # a controller and workers over mutual TLS for each test
+
 EVERY_SECS = 0.1
 
 Join = Callable[[str], Awaitable[Worker]]

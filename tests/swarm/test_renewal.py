@@ -33,6 +33,8 @@ from tests.pki.world import Ca
 from tests.swarm.agents import JoinedAgent, joined
 from tests.swarm.master import controller_client, port_of, running
 
+pytestmark = pytest.mark.slow  # a controller and workers over mutual TLS for each test
+
 
 def now() -> datetime:
     return datetime.now(UTC)
