@@ -146,10 +146,17 @@ class Lan:
     Args:
         worker_host: give the parent interface this host number as its address, for a worker whose address lies in the
             deckies' own subnet; None leaves it without one.
+        netns: name of the network namespace that the parent interface lives in, for a worker of its own; it is there
+            already, and outlives the segment. None is ours.
+        interface: what the parent interface is called there; needs a namespace of its own.
     """
 
-    def __init__(self, *, worker_host: int | None = None) -> None:
+    def __init__(
+        self, *, worker_host: int | None = None, netns: str | None = None, interface: str | None = None
+    ) -> None:
         self._worker_host = worker_host
+        self._netns = netns
+        self._interface = interface
         self._slot: Slot | None = None
 
     def __enter__(self) -> Self:
@@ -163,9 +170,8 @@ class Lan:
 
     @property
     def parent(self) -> str:
-        """The interface in the root namespace that a macvlan network hangs on."""
-        assert self._slot is not None
-        return f"dlab{self._slot.number}"
+        """The interface on the worker's side that a macvlan network hangs on."""
+        return self._interface or self._name
 
     @property
     def subnet(self) -> IPv4Network:
@@ -176,7 +182,7 @@ class Lan:
     @property
     def attacker(self) -> Attacker:
         """The attacker on the segment."""
-        return Attacker(Path("/run/netns") / self.parent, self.host(_ATTACKER_HOST))
+        return Attacker(Path("/run/netns") / self._name, self.host(_ATTACKER_HOST))
 
     def host(self, number: int) -> IPv4Address:
         """Return the address of host `number` (1..254) of the segment."""
@@ -214,18 +220,28 @@ class Lan:
             _remove(f"dlab{slot.number}")
             slot.release()
 
+    @property
+    def _name(self) -> str:
+        """What the attacker's namespace is called, and the parent interface where it has no name of its own."""
+        assert self._slot is not None
+        return f"dlab{self._slot.number}"
+
     def _build(self) -> None:
-        name, attacker = self.parent, self.attacker
-        _ip("netns", "add", name)
-        _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+        name, parent, attacker = self._name, self.parent, self.attacker
+        ip("netns", "add", name)
+        ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
         # a parent that speaks by itself (router solicitations, multicast reports) would be seen on the segment
         Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
+        there: list[str] = []
+        if self._netns is not None:
+            ip("link", "set", name, "netns", self._netns, "name", parent)
+            there = ["-n", self._netns]
         if self._worker_host is not None:
-            _ip("address", "add", f"{self.host(self._worker_host)}/{self.subnet.prefixlen}", "dev", name)
-        _ip("link", "set", name, "up")
-        _ip("-n", name, "address", "add", f"{attacker.address}/{self.subnet.prefixlen}", "dev", "eth0")
-        _ip("-n", name, "link", "set", "lo", "up")
-        _ip("-n", name, "link", "set", "eth0", "up")
+            ip(*there, "address", "add", f"{self.host(self._worker_host)}/{self.subnet.prefixlen}", "dev", parent)
+        ip(*there, "link", "set", parent, "up")
+        ip("-n", name, "address", "add", f"{attacker.address}/{self.subnet.prefixlen}", "dev", "eth0")
+        ip("-n", name, "link", "set", "lo", "up")
+        ip("-n", name, "link", "set", "eth0", "up")
 
 
 def sweep() -> None:
@@ -253,13 +269,18 @@ def _remove(name: str) -> None:
 
 
 def _routed_subnets() -> list[IPv4Network]:
-    routes = json.loads(_ip("-json", "-4", "route", "show", "table", "all") or "[]")
+    routes = json.loads(ip("-json", "-4", "route", "show", "table", "all") or "[]")
     return [
         IPv4Network(str(route["dst"]), strict=False) for route in routes if route["dst"] not in {"default", "0.0.0.0/0"}
     ]
 
 
-def _ip(*arguments: str) -> str:
+def ip(*arguments: str) -> str:
+    """Run `ip` and return what it prints.
+
+    Raises:
+        MissingPart: it failed: no root, or a kernel without a part.
+    """
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=_IP_SECS, check=False)
     if done.returncode != 0:
         raise MissingPart(
