@@ -30,6 +30,8 @@ from decnet_master.swarmctl import app as swarmctl
 from tests.pki.world import Ca
 from tests.swarm.master import Template, port_of, running
 
+pytestmark = pytest.mark.slow  # a master and a worker for each test
+
 
 class Master:
     def __init__(self, app: swarmctl.App, store: Store, pin: str) -> None:

@@ -22,6 +22,8 @@ from decnet_core.pki.tls import IdentityFiles, client_context
 from tests.agent.worker import HOST, PROGRAM, Worker, lay_down
 from tests.pki.world import Ca
 
+pytestmark = pytest.mark.slow  # starts the agent for each test
+
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:

@@ -80,6 +80,7 @@ def test_a_controller_that_is_away(cli: Cli) -> None:
         pytest.param("swarmctl", "enrolment", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_port_in_use(cli: Cli, part: str, name: str) -> None:
     with socket.create_server(("127.0.0.1", cli.ports[name])):
         told(cli.process(part), 5, "Another process listens", f"{name}-address")

@@ -216,6 +216,8 @@ PATIENT_CHILD = """
 import os, signal, sys
 from decnet_core.daemon import die_with_parent
 from decnet_core.notify import notify
+
+pytestmark = pytest.mark.slow  # starts, kills and awaits programs
 die_with_parent()
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 os.write(1, f"up {sys.argv[1]} {os.getpid()}\\n".encode())  # whole, between the other child's lines

@@ -271,6 +271,7 @@ async def test_two_ingesters_store_each_line_once(store: Store, url: str, writer
     assert [row["cursor"] for row in await all_rows(store)] == [str(n) for n in range(3000)]
 
 
+@pytest.mark.slow
 async def test_cancelling_anywhere_loses_and_repeats_nothing(store: Store, writer: JournalWriter, folder: Path) -> None:
     for n in range(0, 2000, 10):
         append(writer, [a_line(i) for i in range(n, n + 10)])

@@ -74,6 +74,7 @@ def test_making_a_ca(tmp_path, passphrase):
         assert certificate in (None, authority.certificate_pem)
 
 
+@pytest.mark.slow
 def test_renewing_an_identity(tmp_path, ca):
     prepared = tmp_path / "prepared"
     store = KeyStore(prepared)

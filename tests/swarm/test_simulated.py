@@ -27,6 +27,8 @@ from tests.pki.world import Ca
 from tests.swarm.simulated import SUBNET, SimulatedAgent
 from tests.swarm.simulated_engine import SimulatedEngine, real_agent
 
+pytestmark = pytest.mark.slow  # the real agent, over mutual TLS, for each test
+
 HOST = "w1"
 ADDRESSES = [None, SUBNET[77], SUBNET[78], IPv4Address("192.0.2.7")]
 

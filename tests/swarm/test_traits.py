@@ -12,6 +12,8 @@ import pytest
 from decnet_core.enrolment import JoinToken
 from tests.swarm.agents import JoinedAgent, joined
 
+pytestmark = pytest.mark.slow  # a controller and workers over mutual TLS for each test
+
 
 @pytest.fixture
 async def stack() -> AsyncIterator[AsyncExitStack]:

@@ -105,6 +105,7 @@ async def test_events_arrive_in_order_with_source_and_cursor(tmp_path: Path) -> 
     assert {(event.source, event.at, event.trust) for event in collector.events} == {("tap.1", AT, Trust.SENSOR)}
 
 
+@pytest.mark.slow
 async def test_nothing_is_lost_or_doubled_when_the_collector_comes_and_goes(tmp_path: Path) -> None:
     collector, sender = Collector(tmp_path / "s"), EvidenceSender(tmp_path / "s", "tap.1")
     async with _running(sender):
