@@ -19,6 +19,8 @@ from decnet_core.errors import ExitCode
 from decnet_core.supervise import CONFLICT_ATTEMPTS, Child, ChildFailed, keep_running
 from tests.core.process import Program, is_alive, wait_until
 
+pytestmark = pytest.mark.slow  # starts, kills and awaits programs
+
 WAIT_SECS = 20
 
 
@@ -216,8 +218,6 @@ PATIENT_CHILD = """
 import os, signal, sys
 from decnet_core.daemon import die_with_parent
 from decnet_core.notify import notify
-
-pytestmark = pytest.mark.slow  # starts, kills and awaits programs
 die_with_parent()
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 os.write(1, f"up {sys.argv[1]} {os.getpid()}\\n".encode())  # whole, between the other child's lines
