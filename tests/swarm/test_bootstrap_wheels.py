@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from packaging import tags
 
@@ -41,6 +41,7 @@ targets = st.builds(
 
 
 @given(names, targets)
+@example("thing-1-cp310-abi3-any.whl", Target(minor=11, machine="x86_64", glibc=(2, 36)))
 def test_a_wheel_fits_where_pip_would_take_it(name: str, target: Target) -> None:
     assert fits(name, target) == bool(
         tags.parse_tag("-".join(name.removesuffix(".whl").split("-")[2:])) & _taken(target)

@@ -72,9 +72,14 @@ class Target(Contract):
 def fits(file: str, target: Target) -> bool:
     """Tell whether a wheel of this name installs on a target."""
     pythons, abis, platforms = (part.split(".") for part in file.removesuffix(".whl").rsplit("-", 3)[1:])
-    if not any(_platform_fits(platform, target) for platform in platforms):
-        return False
-    return any(_python_fits(python, abi, target.minor) for python in pythons for abi in abis)
+    fitting = [platform for platform in platforms if _platform_fits(platform, target)]
+    # What names an ABI was compiled, for a platform: pip takes no such wheel for "any".
+    return any(
+        _python_fits(python, abi, target.minor) and (platform != "any" or abi == "none")
+        for python in pythons
+        for abi in abis
+        for platform in fitting
+    )
 
 
 def select(wheels: Collection[Wheel], target: Target, parts: Collection[str]) -> list[Wheel]:
