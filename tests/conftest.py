@@ -3,9 +3,10 @@
 A piece that the machine lacks skips the tests that need it, with a line that says what is missing and how to get it.
 Where CI=true, any skip is a failure: there the machine is ours, and a test that never runs proves nothing.
 
-Hypothesis draws by profile. `fast`, the default, draws few examples and always the same, so that the fast tier fails
-only for what somebody changed; `thorough`, the default where CI=true, draws many and new ones each time. Another one
-is chosen by DECNET_EXAMPLES. Neither has a deadline: a busy machine is no fault of the code.
+Hypothesis draws by profile. `fast`, the default, draws few examples; `thorough`, the default where CI=true, draws many.
+Both always draw the same, so that a run fails only for what somebody changed. `fresh` draws many new ones each time: what
+it finds becomes an example of its test. Another profile is chosen by DECNET_EXAMPLES. None has a deadline: a busy machine
+is no fault of the code.
 """
 
 from __future__ import annotations
@@ -27,12 +28,10 @@ from tests.swarm.master import Template
 
 IN_CI = os.environ.get("CI") == "true"
 
-settings.register_profile(
-    "fast", max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.register_profile(
-    "thorough", max_examples=400, print_blob=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+_PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("fast", _PATIENT, max_examples=40, derandomize=True)
+settings.register_profile("thorough", _PATIENT, max_examples=400, derandomize=True)
+settings.register_profile("fresh", _PATIENT, max_examples=400, print_blob=True)
 settings.load_profile(os.environ.get("DECNET_EXAMPLES", "thorough" if IN_CI else "fast"))
 
 
