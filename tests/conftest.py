@@ -4,9 +4,9 @@ A piece that the machine lacks skips the tests that need it, with a line that sa
 Where CI=true, any skip is a failure: there the machine is ours, and a test that never runs proves nothing.
 
 Hypothesis draws by profile. `fast`, the default, draws few examples; `thorough`, the default where CI=true, draws many.
-Both always draw the same, so that a run fails only for what somebody changed. `fresh` draws many new ones each time: what
-it finds becomes an example of its test. Another profile is chosen by DECNET_EXAMPLES. None has a deadline: a busy machine
-is no fault of the code.
+Both always draw the same, so that a run fails only for what somebody changed. `fresh` draws many new ones each time:
+what it finds becomes an example of its test. Another profile is chosen by DECNET_EXAMPLES. None has a deadline: a busy
+machine is no fault of the code.
 """
 
 from __future__ import annotations
