@@ -15,6 +15,7 @@ DECLARED: dict[str, frozenset[str]] = {
             "argon2-cffi",
             "asyncpg",
             "fastapi",
+            "h11",
             "httpx",
             "pyjwt",
             "rich",
