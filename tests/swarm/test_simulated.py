@@ -13,7 +13,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decnet_agent.api import routes, server
@@ -30,7 +30,6 @@ from tests.swarm.simulated_engine import SimulatedEngine, real_agent
 pytestmark = pytest.mark.slow  # the real agent, over mutual TLS, for each test
 
 HOST = "w1"
-ADDRESSES = [None, SUBNET[77], SUBNET[78], IPv4Address("192.0.2.7")]
 
 
 @dataclass
@@ -239,12 +238,13 @@ async def test_nobody_but_the_master_is_answered(subject: Subject, pki: Pki, rol
         await stranger.status(subject.worker)
 
 
+# None asks for an address, as no master asks today: which one is given in place of one that cannot be had, and when it
+# is tried again, is the agent's own (`relocalising`, with properties of its own), and the simulation knows it roughly.
 _deckies = st.lists(
     st.builds(
-        lambda name, service, ip: decky(name, service=service, ip=ip),
+        lambda name, service: decky(name, service=service),
         st.sampled_from("abcdef"),
         st.sampled_from(["http", "smtp"]),
-        st.sampled_from(ADDRESSES),
     ),
     max_size=4,
     unique_by=lambda spec: spec.name,
@@ -256,7 +256,7 @@ _acts = st.lists(
 )
 
 
-@pytest.mark.slow
+@settings(max_examples=settings().max_examples // 4)  # each is two agents' lives over TLS
 @given(_acts)
 def test_whatever_is_asked_for_both_tell_the_same(tmp_path_factory: pytest.TempPathFactory, acts: list) -> None:
     """Shards, generations back and forth, deckies that fail and deckies that end: seen from the master."""
@@ -282,8 +282,6 @@ async def _lived(kind: str, folder: Path, acts: list) -> list[object]:
                 told.append("refused")
             else:
                 told.append((report.removed, report.generation, [_seen(state, names) for state in report.deckies]))
-                wanted = {spec.ip for spec in deckies} & set(ADDRESSES[1:3])
-                assert wanted <= {state.ip for state in report.deckies} | {None} or broken
             status = await agent.status()
             told.append((status.generation, [(state.name, state.phase) for state in status.deckies]))
             addresses = [state.ip for state in status.deckies if state.phase is DeckyPhase.RUNNING]
