@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from decnet_core.errors import ConfigError, IdentityNotBegun, LocalProtocolError, RemoteProtocolError, TrustError
-from decnet_core.identity import MASTER, MAX_HOST_LENGTH, Identity, Role
+from decnet_core.identity import MASTER, MAX_HOST_LENGTH, MAX_OPERATOR_LENGTH, Identity, Role
 from decnet_core.pki import certificates, der
+from decnet_core.pki.verification import verify_chain
 from tests.pki.world import AGENT, CLIENT, DAY, LOGSHIP, SERVER, Ca
 
 NOW = datetime(2031, 5, 4, 12, tzinfo=UTC)
@@ -197,6 +198,8 @@ def test_two_requests_of_one_key_are_known_as_such(key):
         (AGENT, [".".join(["a" * 60] * 5)], ConfigError),
         (AGENT, [f"n{number}" for number in range(33)], ConfigError),
         (Identity(Role.UPDATER, "h" * 57), [], ConfigError),
+        (Identity(Role.OPERATOR, "o" * 56), [], ConfigError),
+        (Identity(Role.OPERATOR, "decnet-master"), [], TrustError),
     ],
 )
 def test_names_that_no_certificate_gets(ca, key, identity, dns, error):
@@ -207,6 +210,17 @@ def test_names_that_no_certificate_gets(ca, key, identity, dns, error):
 def test_the_longest_host_name_fits_every_role(ca, key):
     for role in (Role.AGENT, Role.LOGSHIP, Role.UPDATER):
         ca.issue(Identity(role, "h" * MAX_HOST_LENGTH), key, NOW)
+    ca.issue(Identity(Role.OPERATOR, "o" * MAX_OPERATOR_LENGTH), key, NOW)
+
+
+def test_an_operator_answers_no_connections_and_has_no_name_of_a_host(ca, key):
+    alice = Identity(Role.OPERATOR, "alice")
+    leaf = ca.issue(alice, key, NOW)
+    assert list(names(leaf)) == [x509.UniformResourceIdentifier("decnet:operator@alice")]
+    assert list(extension(leaf, x509.ExtendedKeyUsage).value) == [CLIENT]
+    assert verify_chain(leaf, [ca.certificate], NOW, usage=der.Usage.CLIENT, expected=alice) == alice
+    with pytest.raises(TrustError, match="not for a server"):
+        verify_chain(leaf, [ca.certificate], NOW, usage=der.Usage.SERVER)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
-"""Who a peer is: a role on a host, written `role@host`.
+"""Who a peer is: a role on a host, written `role@host`; of an operator, who is no host, `operator@name`.
 
 An identity is bound by a certificate: its one URI SAN is `decnet:<role>@<host>`, its CN is `<role>@<host>`, and its
-DNS SAN is the host, so that a client checks whom it dialled by name whatever address it used. `decnet_core.pki`
-writes such certificates; this module reads the identity back from what the TLS library verified, without importing
-a certificate parser (a daemon's memory is worth more than that).
+DNS SAN is the host, so that a client checks whom it dialled by name whatever address it used (an operator is dialled by
+nobody and has no such name). `decnet_core.pki` writes such certificates; this module reads the identity back from what
+the TLS library verified, without importing a certificate parser (a daemon's memory is worth more than that).
 
 It does not decide whether a peer may do something: that is the caller's question to its own table.
 """
@@ -24,8 +24,11 @@ MASTER_HOST = "decnet-master"
 MAX_HOST_LENGTH = 64 - len("updater@")
 """Characters of a worker's name: with the longest role of a worker it fits a CN (RFC 5280: ub-common-name is 64)."""
 
+MAX_OPERATOR_LENGTH = 64 - len("operator@")
+"""Characters of an operator's name, for the same reason."""
+
 RESERVED_HOSTS = frozenset({MASTER_HOST, "decnet", "localhost", "master"})
-"""Names that no worker may enrol under: they would read as something else in a log or a certificate."""
+"""Names that no worker or operator may have: they would read as something else in a log or a certificate."""
 
 URI_SCHEME = "decnet:"
 
@@ -40,6 +43,7 @@ class Role(StrEnum):
     AGENT = "agent"
     UPDATER = "updater"
     LOGSHIP = "logship"
+    OPERATOR = "operator"
 
 
 WORKER_ROLES = (Role.AGENT, Role.LOGSHIP, Role.UPDATER)

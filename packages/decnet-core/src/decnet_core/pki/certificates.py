@@ -6,8 +6,8 @@ Invariants of a leaf
 - It says what the CA was told and nothing that the request says: of a request only the public key is taken, after
   its signature, type and size were checked. A request that asks for CA rights or for other names gains nothing.
 - One URI SAN `decnet:role@host` and a CN equal to it; the host's name, extra DNS names and addresses beside it.
-  Only the master may hold one of the names that stand for the master.
-- Extended key usage by role. logship only ever dials, so its certificate cannot answer a connection.
+  Only the master may hold one of the names that stand for the master. An operator is no host and has no such name.
+- Extended key usage by role. logship and operators only ever dial, so their certificates cannot answer a connection.
 - It never outlives its issuer. Its start lies 5 minutes back: a worker's clock may be behind.
 
 It does not judge certificates (`verification`) and keeps nothing (`authority`, `keystore`).
@@ -28,7 +28,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from decnet_core.errors import ConfigError, IdentityNotBegun, LocalProtocolError, RemoteProtocolError, TrustError
-from decnet_core.identity import MASTER_HOST, MAX_HOST_LENGTH, RESERVED_HOSTS, URI_SCHEME, Identity, Role
+from decnet_core.identity import (
+    MASTER_HOST,
+    MAX_HOST_LENGTH,
+    MAX_OPERATOR_LENGTH,
+    RESERVED_HOSTS,
+    URI_SCHEME,
+    Identity,
+    Role,
+)
 from decnet_core.pki import der
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -78,7 +86,7 @@ def make_csr(key: PrivateKey, identity: Identity) -> bytes:
     """Write the PEM request for a key; the name in it is a courtesy to whoever reads it, the CA ignores it.
 
     Raises:
-        ConfigError: the host's name is longer than 56 characters.
+        ConfigError: the host's name is longer than 56 characters, or an operator's than 55.
     """
     request = x509.CertificateSigningRequestBuilder().subject_name(_subject_of(identity))
     return request.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
@@ -173,7 +181,8 @@ def issue_leaf(
     if now >= not_after:
         raise TrustError("The CA's certificate is not valid at this time", "Check the clock, or make a new CA.")
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(f"{URI_SCHEME}{identity}")]
-    names += [x509.DNSName(name) for name in dict.fromkeys((identity.host, *dns))]
+    own = () if identity.role is Role.OPERATOR else (identity.host,)
+    names += [x509.DNSName(name) for name in dict.fromkeys((*own, *dns))]
     names += [x509.IPAddress(ip) for ip in dict.fromkeys(ips)]
     builder = _builder(_subject_of(identity), issuer.subject, key, serial=serial, now=now, not_after=not_after)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -204,7 +213,7 @@ def _check_names(identity: Identity, dns: Sequence[str], ips: Sequence[IPAddress
 
 
 def _purposes(role: Role) -> list[x509.ObjectIdentifier]:
-    if role is Role.LOGSHIP:
+    if role in {Role.LOGSHIP, Role.OPERATOR}:
         return [ExtendedKeyUsageOID.CLIENT_AUTH]
     return [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
 
@@ -234,10 +243,9 @@ def _authority_key_identifier(issuer: x509.Certificate, issuer_key: PrivateKey) 
 
 
 def _subject_of(identity: Identity) -> x509.Name:
-    if len(identity.host) > MAX_HOST_LENGTH:
-        raise ConfigError(
-            f"The host name of {identity} is longer than {MAX_HOST_LENGTH} characters", "Choose a shorter name."
-        )
+    longest = MAX_OPERATOR_LENGTH if identity.role is Role.OPERATOR else MAX_HOST_LENGTH
+    if len(identity.host) > longest:
+        raise ConfigError(f"The name in {identity} is longer than {longest} characters", "Choose a shorter name.")
     return _subject(str(identity))
 
 

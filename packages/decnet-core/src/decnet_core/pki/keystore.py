@@ -67,6 +67,15 @@ _JOIN_ANEW = (
 )
 
 
+_ASK_TO_BE_LET_IN = (
+    "Make a request with `decnet-master operator request NAME`, have it signed on the master with "
+    "`decnet-master operator sign NAME`, and give the answer to `decnet-master operator install`."
+)
+
+_FIRST = {Role.MASTER: "Run `decnet-master init` first.", Role.OPERATOR: _ASK_TO_BE_LET_IN}
+"""How the identities come about that no worker has."""
+
+
 class StoredIdentity(NamedTuple):
     """An identity that was proved.
 
@@ -198,9 +207,7 @@ class KeyStore:
         if folder is None:
             raise TrustError(
                 f"This host has no {role} identity in {self._directory}",
-                "Run `decnet-master init` first."
-                if role is Role.MASTER
-                else "Run `decnet-agent join` with a token that `decnet-master swarm enroll` printed.",
+                _FIRST.get(role, "Run `decnet-agent join` with a token that `decnet-master swarm enroll` printed."),
             )
         return _prove(_files_in(folder), role, now)
 
@@ -286,7 +293,7 @@ def _prove(files: IdentityFiles, role: Role, now: datetime) -> StoredIdentity:
     if now > not_after:
         raise IdentityEnded(
             f"The certificate of {identity} expired at {not_after.isoformat()}",
-            advice if role is Role.MASTER else _JOIN_ANEW.format(host=identity.host),
+            advice if role in _FIRST else _JOIN_ANEW.format(host=identity.host),
         )
     return StoredIdentity(identity, files, not_before, not_after, fingerprint(der))
 
@@ -295,6 +302,8 @@ def _advice(role: Role) -> str:
     """Say how an identity of this role is made anew."""
     if role is Role.MASTER:
         return "Run `decnet-master init`: it issues a new one."
+    if role is Role.OPERATOR:
+        return _ASK_TO_BE_LET_IN
     return "Enrol this worker again on the master (`decnet-master swarm`), then run `decnet-agent join` here."
 
 
