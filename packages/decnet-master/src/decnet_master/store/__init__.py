@@ -1,8 +1,8 @@
 """The master's database, the only room that knows SQL.
 
-`Store.open(url)` gives one room per noun: `hosts`, `certificates`, `tokens`, `fleet`, `events`, `users`, `ingest`,
-`slices`, `shipping`, `silences`. Each method is one transaction. What comes out are frozen values, never rows; what
-goes wrong is a `decnet_core.errors` error:
+`Store.open(url)` gives one room per noun: `hosts`, `certificates`, `tokens`, `operators`, `fleet`, `events`, `users`,
+`ingest`, `slices`, `shipping`, `silences`. Each method is one transaction. What comes out are frozen values, never
+rows; what goes wrong is a `decnet_core.errors` error:
 
 - `RetryLater`: the database is away, locked or full; nothing was written, come again.
 - `Unavailable`: it cannot be used as it is configured.
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from decnet_master.store.ingest import DeadLetter
     from decnet_master.store.joining import HostStatus, IssuedCertificate, Redemption
     from decnet_master.store.migration import migrate
+    from decnet_master.store.operators import Granted, Operator
     from decnet_master.store.records import Load, NewEvent
     from decnet_master.store.repairs import Repair
     from decnet_master.store.store import Store
@@ -36,12 +37,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Beat",
     "DeadLetter",
+    "Granted",
     "Heartbeat",
     "Host",
     "HostStatus",
     "IssuedCertificate",
     "Load",
     "NewEvent",
+    "Operator",
     "PlacedDecky",
     "Redemption",
     "Renewed",
@@ -59,12 +62,14 @@ __all__ = [
 _HOMES = {
     "Beat": "heartbeats",
     "DeadLetter": "ingest",
+    "Granted": "operators",
     "Heartbeat": "heartbeats",
     "Host": "hosts",
     "HostStatus": "joining",
     "IssuedCertificate": "joining",
     "Load": "records",
     "NewEvent": "records",
+    "Operator": "operators",
     "PlacedDecky": "fleet",
     "Redemption": "joining",
     "Renewed": "certificates",

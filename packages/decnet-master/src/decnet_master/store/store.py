@@ -16,6 +16,7 @@ from decnet_master.store.fleet import Fleet
 from decnet_master.store.heartbeats import Heartbeats
 from decnet_master.store.hosts import Hosts
 from decnet_master.store.ingest import Ingest
+from decnet_master.store.operators import Operators
 from decnet_master.store.repairs import Repairs
 from decnet_master.store.revision import HEAD
 from decnet_master.store.schema import ingest_position
@@ -35,6 +36,7 @@ class Store:
         self.hosts = Hosts(database)
         self.certificates = Certificates(database)
         self.tokens = Tokens(database)
+        self.operators = Operators(database)
         self.traits = Traits(database)
         self.fleet = Fleet(database)
         self.events = Events(database)
