@@ -7,14 +7,21 @@ Hypothesis draws by profile. `fast`, the default, draws few examples; `thorough`
 Both always draw the same, so that a run fails only for what somebody changed. `fresh` draws many new ones each time:
 what it finds becomes an example of its test. Another profile is chosen by DECNET_EXAMPLES. None has a deadline: a busy
 machine is no fault of the code.
+
+A test that hangs says where: after `timeout` seconds (pyproject.toml) it fails with the stacks of all threads, and the
+tasks that its event loops still had are added to its report. Where not even that helps, because the interpreter is
+stuck below Python, `faulthandler_timeout` ends the process a little later, again with all stacks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
+import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -36,9 +43,18 @@ settings.load_profile(os.environ.get("DECNET_EXAMPLES", "thorough" if IN_CI else
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where CI=true, let a skip be a failure; an expected failure is reported as a skip too, and stays one."""
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say what a test that hung was waiting for; where CI=true, let a skip be a failure.
+
+    An expected failure is reported as a skip too, and stays one.
+    """
     report = yield
+    if (
+        call.excinfo is not None
+        and call.excinfo.errisinstance(pytest.fail.Exception)
+        and "Timeout" in str(call.excinfo.value)
+    ):
+        report.sections.append(("Tasks that were not done", _tasks_not_done() or "none"))
     if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"A skip is a failure where CI=true: {report.longreprtext}"
@@ -49,6 +65,23 @@ def pytest_collection_finish() -> None:
     """Let the collector of garbage forget what was imported: half a million objects that live to the end anyway."""
     gc.collect()
     gc.freeze()
+
+
+def _tasks_not_done() -> str:
+    """Return where each task of each event loop of this process waits, outermost call first."""
+    told = []
+    for loop in [each for each in gc.get_objects() if issubclass(type(each), asyncio.AbstractEventLoop)]:
+        for task in asyncio.all_tasks(loop):
+            told.append(f"{task.get_name()}:\n")
+            told += traceback.format_list(traceback.StackSummary.extract(_suspended(task.get_coro())))
+    return "".join(told)
+
+
+def _suspended(waiting: object) -> Iterator[tuple[FrameType, int]]:
+    """Yield the frames of a coroutine that waits, and of what it waits for in turn, as `traceback.walk_stack` does."""
+    while frame := getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None):
+        yield frame, frame.f_lineno
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
 
 
 @contextmanager
