@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
@@ -18,6 +19,8 @@ from decnet_master.journal.record import Block, encode_block
 from decnet_master.journal.segments import DURABLE_FILE, segment_path
 from decnet_master.journal.writer import JournalWriter
 from tests.journal.blocks import SENDER, block, hole
+
+pytestmark = pytest.mark.long
 
 STREAMS = ("s1", "s2")
 

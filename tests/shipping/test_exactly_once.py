@@ -7,6 +7,7 @@ a file or a commit. At the end the receiver holds exactly the file's bytes.
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -15,6 +16,8 @@ from decnet_core.shipping import receiver as rx
 from decnet_core.shipping import sender as tx
 from decnet_core.shipping.receiver import Receiver
 from decnet_core.shipping.sender import Sender
+
+pytestmark = pytest.mark.long
 
 LIMITS = tx.Limits(window_bytes=40)
 

@@ -27,6 +27,8 @@ from decnet_master.store.tally import NAME_CHARS, SECRET_CHARS
 from decnet_master.store.values import micros, storable
 from tests.store.samples import HOSTILE_TEXTS, NOW, an_event
 
+pytestmark = pytest.mark.long
+
 ATTEMPTS = ("credential.tried", "login.failed", "login.succeeded")
 
 words = st.sampled_from(["root", "admin", "\0", "\x1a", "\udc80", "x" * 2000, "x" * 2000 + "y", ""])

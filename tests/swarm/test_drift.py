@@ -14,6 +14,8 @@ from decnet_core.fleet import AgentStatus, DeckyPhase, DeckySpec, DeckyState
 from decnet_master.store import PlacedDecky, WorkerFleet
 from decnet_master.swarmctl.drift import Cure, Kind, cure, deviations, news
 
+pytestmark = pytest.mark.long
+
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 SERVICES = ("ssh", "telnet", "http")
 

@@ -23,6 +23,8 @@ from decnet_master.planning import (
     shards,
 )
 
+pytestmark = pytest.mark.long
+
 HOSTS = ["w1", "w2", "w3", "w4"]
 
 

@@ -21,6 +21,8 @@ from decnet_master.planning import (
     seed_for,
 )
 
+pytestmark = pytest.mark.long
+
 HOSTS = ("w1", "w2", "w3")
 SITES = {"w1": "hq", "w2": "hq", "w3": "lab"}
 WORKERS = [Candidate(name, 30, {"site": SITES[name]}) for name in HOSTS]
