@@ -198,10 +198,10 @@ class _Follower:
             except NotFound:
                 break
             except (Unavailable, RemoteProtocolError) as error:
-                log.warning("console.read_failed", decky=self.decky, reason=error.message)
-                self._facts = (
-                    None  # an engine that ended has ended its containers, and started them again when it is back
-                )
+                if delay_secs == RESUME_SECS:  # once an outage: hundreds of consoles are lost with their engine
+                    log.warning("console.read_failed", decky=self.decky, reason=error.message)
+                # an engine that ended has ended its containers, and started them again when it is back
+                self._facts = None
                 await asyncio.sleep(delay_secs)
                 delay_secs = min(delay_secs * 2, LONGEST_RETRY_SECS)
                 continue
