@@ -57,6 +57,7 @@ class EventType(StrEnum):
     CREDENTIAL_TRIED = "credential.tried"
     COMMAND_RUN = "command.run"
     FILE_CAPTURED = "file.captured"
+    EGRESS_BLOCKED = "egress.blocked"
     EVIDENCE_DROPPED = "evidence.dropped"
     WORKER_SILENT = "worker.silent"
     WORKER_HEARD = "worker.heard"
@@ -103,6 +104,12 @@ CATALOGUE: Mapping[EventType, EventSpec] = MappingProxyType(
             3,
             ("path", "sha256", "size_bytes"),
             ("stored_as", "mode", "uid", "user", "writer", "truncated", "startup"),
+        ),
+        EventType.EGRESS_BLOCKED: EventSpec(
+            "A decky tried to reach somebody by itself and was kept back: at once when it begins, then a minute's count",
+            3,
+            ("protocol", "count"),
+            ("reason", "sibling", "icmp_type", "since"),
         ),
         EventType.EVIDENCE_DROPPED: EventSpec(
             "A sensor had to give up evidence; the count says how much", 2, ("count", "reason")

@@ -22,6 +22,9 @@ from decnet_core.events import Event, cursor_key
 
 MAX_SENSORS = 16
 
+CONTAINMENT = "containment."
+"""How the source of blocked frames begins."""
+
 _MAX_SOURCE = 128
 
 LastCursor = Callable[[str], str | None]
@@ -45,14 +48,15 @@ async def serve_evidence(
         last_cursor: gives the last durable cursor of a source, or None.
         append: makes events durable, in order; only then does it return.
         ready: called once the socket listens.
-        connected: called with the number of connected sensors whenever that changes.
+        connected: called with the number of connected taps whenever that changes. What contains the deckies delivers
+            here too, under a source that says so, and is none.
 
     Raises:
         Unavailable: the socket cannot be made.
         DecnetError: what `append` raised, after the sensors were hung up on: the collector is broken.
     """
     sensors = _Sensors(last_cursor, append, connected)
-    server = await asyncio.start_unix_server(sensors.serve, sock=_listen(path), limit=MAX_LINE_BYTES)
+    server = await asyncio.start_unix_server(sensors.serve, sock=listen_at(path), limit=MAX_LINE_BYTES)
     try:
         if ready:
             ready()
@@ -67,20 +71,25 @@ class _Sensors:
 
     def __init__(self, last_cursor: LastCursor, append: Append, connected: Callable[[int], None] | None) -> None:
         self._last_cursor, self._append, self._connected = last_cursor, append, connected
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], str] = {}
+        """Of each connection, and the source that it has told."""
         self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets the error of an `append` that failed."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if len(self._tasks) >= MAX_SENSORS or task is None or not _is_ours(writer):
+        if len(self._tasks) >= MAX_SENSORS or task is None or not is_ours(writer):
             log.warning("evidence.sensor_refused")
             writer.close()
             return
-        self._tasks.add(task)
-        self._tell()
+        self._tasks[task] = ""
+
+        def told(source: str) -> None:
+            self._tasks[task] = source
+            self._tell()
+
         try:
-            await _receive(reader, writer, self._last_cursor, self._append)
+            await _receive(reader, writer, self._last_cursor, self._append, told)
         except (RemoteProtocolError, OSError, ValueError) as cause:  # TimeoutError is an OSError
             # ValueError is what asyncio's reader makes of a line beyond its limit.
             log.warning("evidence.sensor_lost", reason=str(cause) or type(cause).__name__)
@@ -91,7 +100,7 @@ class _Sensors:
             # Only the end of the server cancels us, and asyncio's own callback cannot take a cancelled task.
             log.debug("evidence.sensor_lost", reason="the collector ends")
         finally:
-            self._tasks.discard(task)
+            self._tasks.pop(task, None)
             self._tell()
             writer.close()
 
@@ -103,10 +112,16 @@ class _Sensors:
 
     def _tell(self) -> None:
         if self._connected:
-            self._connected(len(self._tasks))
+            taps = [source for source in self._tasks.values() if source and not source.startswith(CONTAINMENT)]
+            self._connected(len(taps))
 
 
-def _listen(path: Path) -> socket.socket:
+def listen_at(path: Path) -> socket.socket:
+    """Make a socket that this user and root alone can connect to, in place of a dead predecessor's.
+
+    Raises:
+        Unavailable: it cannot be made.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.unlink(missing_ok=True)
@@ -122,7 +137,8 @@ def _listen(path: Path) -> socket.socket:
     return listener
 
 
-def _is_ours(writer: asyncio.StreamWriter) -> bool:
+def is_ours(writer: asyncio.StreamWriter) -> bool:
+    """Tell whether root or our own user made the other end of a connection."""
     return peer_uid(writer.get_extra_info("socket")) in {0, os.getuid()}
 
 
@@ -133,13 +149,18 @@ def peer_uid(connection: Any) -> int:
 
 
 async def _receive(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, last_cursor: LastCursor, append: Append
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    last_cursor: LastCursor,
+    append: Append,
+    told: Callable[[str], None],
 ) -> None:
     async with asyncio.timeout(ANSWER_SECS):
         hello = decode(await reader.readline())
     source = hello.get("source")
     if hello.keys() != {"source"} or not isinstance(source, str) or not 0 < len(source) <= _MAX_SOURCE:
         raise RemoteProtocolError("A sensor did not begin with its source")
+    told(source)
     cursor = last_cursor(source)
     writer.write(encode({"cursor": cursor}))
     reached = cursor_key(cursor) if cursor is not None else ()
