@@ -52,7 +52,6 @@ from decnet_core.syslog.rfc5424 import decode  # noqa: E402
 from tests.lab.engine import LabEngine  # noqa: E402 -- the lab lies beside the tests
 from tests.lab.image import ensure_images  # noqa: E402
 
-
 # Every life of a container has its own number, so that a line after the engine's return is another line.
 _WRITER = """
 read life </proc/sys/kernel/random/uuid
