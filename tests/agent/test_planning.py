@@ -163,7 +163,7 @@ def test_what_the_master_names_and_fits_is_taken():
     shard = Shard(
         generation=1, deckies=(DeckySpec(name="a", services=("ssh",), ip=SUBNET[9], mac="00:16:3e:00:00:01"),)
     )
-    assert plan_of(shard, FACTS, EMPTY).assignments == {"a": Assignment(SUBNET[9], "00:16:3e:00:00:01")}
+    assert plan_of(shard, FACTS, EMPTY).assignments == {"a": Assignment(SUBNET[9], "00:16:3e:00:00:01", SUBNET[9])}
 
 
 def test_an_address_moves_to_another_decky():

@@ -36,7 +36,10 @@ names = st.sampled_from([f"d{number}" for number in range(30)])
 fleets = st.dictionaries(names, st.tuples(st.none() | addresses, st.none() | macs), max_size=30).map(
     lambda drawn: {name: DeckySpec(name=name, services=("ssh",), ip=ip, mac=mac) for name, (ip, mac) in drawn.items()}
 )
-held = st.dictionaries(names, st.builds(Assignment, addresses, macs), max_size=30)
+held = st.dictionaries(names, st.builds(Assignment, addresses, macs, st.none() | addresses), max_size=30)
+held_once = held.map(lambda drawn: {each.ip: (name, each) for name, each in drawn.items()}).map(
+    lambda drawn: dict(drawn.values())
+)
 claims = st.lists(st.builds(Claim, st.sampled_from(list(SUBNET)), macs, st.booleans()), max_size=20)
 seeds = st.binary(min_size=32, max_size=32)
 
@@ -90,6 +93,23 @@ def test_an_address_stays_while_it_fits(specs, seed, data):
         assert second.assignments[name].ip == first.assignments[name].ip
 
 
+@given(fleets, held_once, seeds, claims)
+def test_a_decky_moves_when_it_is_told_to_or_must_and_never_for_an_opportunity(specs, previous, seed, heard):
+    found = relocalise(specs, FACTS, previous, seed, heard).assignments
+    holders = {each.ip: name for name, each in found.items()}
+    unusable = NEVER | {claim.address for claim in heard}
+    for name in found.keys() & previous.keys():
+        before, now, wanted = previous[name], found[name], specs[name].ip
+        told = wanted not in (None, before.named, before.ip)
+        must = before.ip in unusable or before.ip not in SUBNET
+        if wanted != before.ip:
+            must |= specs[holders.get(before.ip, name)].ip == before.ip  # it was named for another
+        assert now.ip == before.ip or (told and now.ip == wanted) or must
+        if told and now.ip != wanted:
+            assert wanted in unusable or wanted not in SUBNET or specs[holders[wanted]].ip == wanted
+        assert now.named == wanted
+
+
 def test_a_fleet_made_for_this_host_is_left_untouched():
     wanted = [str(SUBNET[number]) for number in (9, 5, 30, int(NEIGHBOUR) - int(SUBNET[0]))]
     found = relocalise(fleet(*wanted), FACTS, {}, SEED)
@@ -130,6 +150,31 @@ def test_one_that_was_moved_does_not_come_back_by_itself():
     lost = relocalise(specs, FACTS, moved, SEED, [Claim(moved["d0"].ip, STRANGER)]).assignments
     assert (lost["d0"].ip, lost["d0"].moved_from) == (SUBNET[9], None)
     assert relocalise(fleet(str(SUBNET[10])), FACTS, moved, SEED).assignments["d0"].ip == SUBNET[10]
+
+
+def test_one_that_was_moved_for_another_decky_stays_when_that_goes():
+    specs = fleet(str(SUBNET[9]), str(SUBNET[9]))
+    both = relocalise(specs, FACTS, {}, SEED).assignments
+    alone = relocalise({"d1": specs["d1"]}, FACTS, both, SEED).assignments
+    assert alone == {"d1": both["d1"]}
+    # named anew, it comes: after another one or none, or when it was torn down
+    unnamed = relocalise({"d1": specs["d1"].model_copy(update={"ip": None})}, FACTS, alone, SEED).assignments
+    assert unnamed["d1"].ip == both["d1"].ip
+    for previous in (unnamed, {}):
+        assert relocalise({"d1": specs["d1"]}, FACTS, previous, SEED).assignments["d1"].ip == SUBNET[9]
+
+
+def test_a_newcomer_takes_no_address_from_one_that_was_told_to_have_it():
+    had = relocalise({"d1": fleet(None, str(SUBNET[9]))["d1"]}, FACTS, {}, SEED).assignments
+    now = relocalise(fleet(str(SUBNET[9]), str(SUBNET[9])), FACTS, had, SEED).assignments
+    assert (now["d1"].ip, now["d0"].moved_because) == (SUBNET[9], "d1 has it")
+
+
+def test_an_order_takes_an_address_from_one_that_has_it_by_chance():
+    had = relocalise({"d1": fleet(None, None)["d1"]}, FACTS, {}, SEED).assignments
+    now = relocalise(fleet(str(had["d1"].ip), None), FACTS, had, SEED).assignments
+    assert now["d0"].ip == had["d1"].ip
+    assert (now["d1"].moved_from, now["d1"].moved_because) == (had["d1"].ip, "d0 has it")
 
 
 def test_a_held_address_that_a_stranger_took_is_given_up():

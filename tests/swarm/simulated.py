@@ -64,7 +64,7 @@ class SimulatedAgent:
         self._subnet = subnet
         self._shard: Shard | None = None
         self._made: dict[str, _Made] = {}
-        self._addresses: dict[str, IPv4Address] = {}
+        self._addresses: dict[str, tuple[IPv4Address, IPv4Address | None]] = {}  # and what was named
         self._containers = 0
 
     @property
@@ -130,22 +130,26 @@ class SimulatedAgent:
         )
 
     def _assigned(self, wanted: dict[str, DeckySpec]) -> dict[str, IPv4Address]:
-        """Give every decky its address: the one it asks for if it fits, else the one it had, else the lowest free."""
-        gateway, given = self._subnet[1], dict[str, IPv4Address]()
+        """Give every decky its address: the bids for one address are won by the strongest, and the first among equals.
 
-        def give(name: str, ip: IPv4Address | None) -> None:
-            usable = ip is not None and ip in self._subnet and ip != gateway and ip not in given.values()
-            if ip is not None and usable and name not in given:
-                given[name] = ip
-
+        A running machine is moved by an order and by need, never by an opportunity: an order is what a shard names and
+        the one before did not.
+        """
+        gateway, bids = self._subnet[1], list[tuple[int, str, IPv4Address]]()
         for name, spec in wanted.items():
-            give(name, spec.ip)
-        for name in wanted:
-            give(name, self._addresses.get(name))
+            had, named_before = self._addresses.get(name, (None, None))
+            if had is not None:
+                bids.append((3 if had == spec.ip else 1, name, had))
+            if spec.ip is not None and spec.ip in self._subnet and spec.ip != gateway:
+                bids.append((2 if spec.ip != named_before else 0, name, spec.ip))
+        given: dict[str, IPv4Address] = {}
+        for _strength, name, ip in sorted(bids, key=lambda bid: -bid[0]):
+            if name not in given and ip not in given.values():
+                given[name] = ip
         free = (ip for ip in self._subnet.hosts() if ip != gateway and ip not in given.values())
         for name in [name for name in wanted if name not in given]:
             given[name] = next(free)
-        self._addresses |= given
+        self._addresses = {name: (ip, wanted[name].ip) for name, ip in given.items()}
         return given
 
     def _make(self, spec: DeckySpec, ip: IPv4Address) -> _Made:
@@ -161,7 +165,7 @@ class SimulatedAgent:
             name=spec.name,
             phase=DeckyPhase.RUNNING if running else DeckyPhase.STOPPED,
             services=spec.services,
-            ip=None if made is None else made.ip,
+            ip=self._addresses.get(spec.name, (None,))[0],
             mac=None if made is None else made.mac,
             container=None if made is None or self.engine is None else made.container,
             error=None if running else "its container does not run",

@@ -137,6 +137,7 @@ def real_agent(host: str, engine: SimulatedEngine, folder: Path, facts: NetworkF
         host_keys=HostKeys(folder / "host-keys"),
         facts=lambda: facts,
         consoles=_NoConsoles(),
+        at_rest=lambda: None,  # the memory of this process is the tests', and grows
     )
     return Agent(host, executor, engine, _NothingWritten())  # type: ignore[arg-type]
 

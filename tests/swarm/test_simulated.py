@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from ipaddress import IPv4Address
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from decnet_agent.api import routes, server
@@ -25,11 +25,15 @@ from decnet_core.pki.tls import IdentityFiles, client_context, server_context
 from decnet_master.swarmctl.agent_client import AgentClient, Worker
 from tests.pki.world import Ca
 from tests.swarm.simulated import SUBNET, SimulatedAgent
-from tests.swarm.simulated_engine import SimulatedEngine, real_agent
+from tests.swarm.simulated_engine import FACTS, SimulatedEngine, real_agent
 
-pytestmark = pytest.mark.slow  # the real agent, over mutual TLS, for each test
+pytestmark = [pytest.mark.slow, pytest.mark.long]  # the real agent, over mutual TLS, for each test
 
 HOST = "w1"
+POOL = IPv4Network("10.20.128.0/17")
+"""Where the real agent takes addresses that nobody named; the simulated one takes the lowest. Neither is named here."""
+
+ADDRESSES = [None, SUBNET[77], SUBNET[78], IPv4Address("192.0.2.7")]
 
 
 @dataclass
@@ -82,7 +86,7 @@ async def _agent(kind: str, folder: Path) -> AsyncIterator[tuple[routes.Agent, K
         yield simulated, Knobs(simulated.broken, simulated.end, answer)
         return
     engine = SimulatedEngine()
-    real = real_agent(HOST, engine, folder)
+    real = real_agent(HOST, engine, folder, replace(FACTS, ip_range=POOL))
     try:
         yield real, Knobs(engine.broken, engine.end, lambda there: setattr(engine, "answers", there))
     finally:
@@ -238,13 +242,12 @@ async def test_nobody_but_the_master_is_answered(subject: Subject, pki: Pki, rol
         await stranger.status(subject.worker)
 
 
-# None asks for an address, as no master asks today: which one is given in place of one that cannot be had, and when it
-# is tried again, is the agent's own (`relocalising`, with properties of its own), and the simulation knows it roughly.
 _deckies = st.lists(
     st.builds(
-        lambda name, service: decky(name, service=service),
+        lambda name, service, ip: decky(name, service=service, ip=ip),
         st.sampled_from("abcdef"),
         st.sampled_from(["http", "smtp"]),
+        st.sampled_from(ADDRESSES),
     ),
     max_size=4,
     unique_by=lambda spec: spec.name,
@@ -256,8 +259,18 @@ _acts = st.lists(
 )
 
 
-@settings(max_examples=settings().max_examples // 4)  # each is two agents' lives over TLS
+def _shards(*shards: dict[str, IPv4Address | None]) -> list:
+    return [([decky(name, ip=ip) for name, ip in shard.items()], 1, frozenset(), False) for shard in shards]
+
+
 @given(_acts)
+@example(
+    _shards({"a": SUBNET[77], "b": SUBNET[77]}, {"b": SUBNET[77]}, {"b": None}, {"a": SUBNET[77], "b": SUBNET[77]})
+)
+@example(
+    _shards({"b": SUBNET[77]}, {"a": SUBNET[77], "b": SUBNET[77]}, {"a": SUBNET[78], "b": None}, {"a": SUBNET[77]})
+)
+@example(_shards({"b": SUBNET[77]}, {"b": None}, {"a": SUBNET[77], "b": None}, {"b": SUBNET[77]}, {"b": ADDRESSES[3]}))
 def test_whatever_is_asked_for_both_tell_the_same(tmp_path_factory: pytest.TempPathFactory, acts: list) -> None:
     """Shards, generations back and forth, deckies that fail and deckies that end: seen from the master."""
     told = [asyncio.run(_lived(kind, tmp_path_factory.mktemp(kind), acts)) for kind in ("real", "simulated")]
@@ -267,6 +280,7 @@ def test_whatever_is_asked_for_both_tell_the_same(tmp_path_factory: pytest.TempP
 async def _lived(kind: str, folder: Path, acts: list) -> list[object]:
     told: list[object] = []
     generation = 1
+    was: set[tuple[str, IPv4Address | None, IPv4Address | None]] = set()
     async with _agent(kind, folder) as (agent, knobs):
         names: dict[str | None, int] = {None: 0}
         for deckies, step, broken, ends in acts:
@@ -282,6 +296,13 @@ async def _lived(kind: str, folder: Path, acts: list) -> list[object]:
                 told.append("refused")
             else:
                 told.append((report.removed, report.generation, [_seen(state, names) for state in report.deckies]))
+                # What is named is given to somebody; unless each for whom it was named before stays where it was.
+                asked = {spec.name: spec.ip for spec in deckies}
+                now = {(state.name, asked[state.name], state.ip) for state in report.deckies}
+                stayed = {named for _name, named, _ip in now & was}
+                wanted = set(asked.values()) & set(ADDRESSES[1:3])
+                assert wanted <= {state.ip for state in report.deckies} | stayed
+                was = now
             status = await agent.status()
             told.append((status.generation, [(state.name, state.phase) for state in status.deckies]))
             addresses = [state.ip for state in status.deckies if state.phase is DeckyPhase.RUNNING]
@@ -291,5 +312,7 @@ async def _lived(kind: str, folder: Path, acts: list) -> list[object]:
 
 
 def _seen(state, names: dict[str | None, int]) -> tuple:
-    """A decky as it was reported: which container it is, by the order in which they were first seen."""
-    return state.name, state.phase, state.services, names.setdefault(state.container, len(names))
+    """A decky as it was reported: which container it is, by the order in which they were first seen; its address if it
+    was named for one."""
+    number = names.setdefault(state.container, len(names))
+    return state.name, state.phase, state.services, number, state.ip if state.ip in ADDRESSES else None

@@ -77,6 +77,7 @@ class Executor:
 
     Args:
         facts: asked at each shard: interfaces come and go.
+        at_rest: done after each shard; by default memory is given back, which costs what the whole process holds.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Executor:
         host_keys: HostKeys,
         facts: Callable[[], NetworkFacts],
         consoles: Consoles,
+        at_rest: Callable[[], None] = give_back,
     ) -> None:
         self._host = host
         self._engine = engine
@@ -95,6 +97,7 @@ class Executor:
         self._host_keys = host_keys
         self._facts = facts
         self._consoles = consoles
+        self._at_rest = at_rest
         self._contested: dict[str, str] = {}
         self._turn = asyncio.Lock()
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
@@ -156,7 +159,7 @@ class Executor:
                 await self._look_around(plan, enquiry)
                 if attempt == ATTEMPTS or not self._contested.keys() - plan.refused.keys():
                     break
-            give_back()
+            self._at_rest()
             return report(self._host, shard, plan, failures, self._contested, before=before, after=world)
 
     async def look_around(self) -> None:

@@ -168,7 +168,7 @@ def make_plan(
         shard: what shall run; its generation was checked by `check_generation`.
         facts: the worker's LAN.
         world: what the engine holds.
-        previous: addresses given before, also those of deckies that are gone.
+        previous: addresses given before.
         seed: the worker's secret, at most 64 bytes.
         claims: what was heard of addresses on the LAN.
         withheld: deckies that are not touched now, with the reason.

@@ -8,8 +8,18 @@ Invariants
   the broadcast, the router's, the host's, a name server's, an excluded one, nor one that somebody on the LAN claims.
 - An address that the master names and that fits is taken, so a fleet made for this one host is left as it is. One that
   does not fit is replaced by one from the worker's range, and the reason goes with it.
-- An address once given stays with the decky's name while it fits, also when the one that the master named gets free.
 - A decky for which nothing is left is refused with a reason, and takes nothing from the others.
+
+Who has what, the first that applies: a machine that changes its address ends what an attacker does on it, and is a
+tell, so a decky moves when it is told to or must, and never because something got better.
+1. A decky that has the address which the master names keeps it, whoever else it is named for.
+2. An address that the master names anew (the decky is new here, or was wanted with another one or none) is taken; from
+   a decky, too, that has it without having been told to.
+3. Every other decky keeps the address that it has while that fits; also when the one that the master named, and that
+   could not be had, gets free. Who wants it there all the same names another or none in between, or tears it down and
+   deploys it again.
+4. One that must move takes the address that the master names if it can be had by now, and else any that is free.
+Among equals the shard's order decides. A decky that the shard does not name is forgotten, and its address free.
 
 MAC addresses look like those of real makers and are derived from the worker's secret seed, so that nobody on the LAN
 can compute them from a name; they are not derived from the address (which would be a tell). There are 10^8 of them:
@@ -19,8 +29,8 @@ taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from ipaddress import IPv4Address
 
@@ -36,12 +46,14 @@ class Assignment:
     """The address and MAC that a decky's name holds on this worker.
 
     Attributes:
+        named: the address that the master named when this one was given or kept; None if it named none.
         moved_from: the address that was wanted, by the master or because the decky had it, and that it has not.
         moved_because: why.
     """
 
     ip: IPv4Address
     mac: str
+    named: IPv4Address | None = None
     moved_from: IPv4Address | None = None
     moved_because: str | None = None
 
@@ -66,7 +78,7 @@ def relocalise(
     Args:
         specs: what is wanted, by name.
         facts: the LAN.
-        previous: addresses given before, also those of deckies that are gone.
+        previous: what the names had before; those that are not wanted any more do not count.
         seed: the worker's secret, at most 64 bytes.
         claims: what others on the LAN were heard to say; never what our own deckies did.
     """
@@ -75,16 +87,8 @@ def relocalise(
     claims = tuple(claims)
     claimed = {claim.address: claim for claim in reversed(claims)}
     giving = _Giving(facts, claimed)
-    for name, spec in specs.items():
-        before = previous.get(name)
-        if spec.ip is not None and (before is None or before.moved_from != spec.ip):
-            giving.give(name, spec.ip)
-    for name in specs:
-        if name in previous:
-            giving.give(name, previous[name].ip)
-    for name, spec in specs.items():
-        if spec.ip is not None:  # what stood in the way may be gone
-            giving.give(name, spec.ip)
+    for name, address in _in_turn(specs, previous):
+        giving.give(name, address)
     giving.give_any([name for name in specs if name not in giving.given], seed)
     macs = _macs(specs, giving.given, previous, seed, {claim.mac for claim in claims})
     assignments = {
@@ -97,6 +101,16 @@ def relocalise(
     return Relocalised(
         assignments, {name: f"{full}{len(specs)} are wanted" for name in specs if name not in assignments}
     )
+
+
+def _in_turn(specs: Mapping[str, DeckySpec], previous: Mapping[str, Assignment]) -> Iterator[tuple[str, IPv4Address]]:
+    """Tell who asks for which address, in the order in which they are served; see the module."""
+    named = {name: spec.ip for name, spec in specs.items() if spec.ip is not None}
+    had = {name: previous[name] for name in specs if name in previous}
+    yield from ((name, each.ip) for name, each in had.items() if named.get(name) == each.ip)
+    yield from ((name, address) for name, address in named.items() if name not in had or had[name].named != address)
+    yield from ((name, each.ip) for name, each in had.items())
+    yield from named.items()
 
 
 class _Giving:
@@ -139,14 +153,12 @@ class _Giving:
 
 def _assignment(spec: DeckySpec, giving: _Giving, name: str, mac: str, before: Assignment | None) -> Assignment:
     ip = giving.given[name]
-    if spec.ip == ip:
-        return Assignment(ip, mac)
-    if before is not None and before.ip == ip and spec.ip in (None, before.moved_from):
-        return Assignment(ip, mac, before.moved_from, before.moved_because)
+    if before is not None and before.ip == ip and spec.ip in (None, before.named):
+        return replace(before, mac=mac, named=spec.ip)
     wanted = spec.ip or (None if before is None else before.ip)
-    if wanted is None:
-        return Assignment(ip, mac)
-    return Assignment(ip, mac, wanted, giving.why_not(wanted))
+    if wanted in (None, ip):
+        return Assignment(ip, mac, spec.ip)
+    return Assignment(ip, mac, spec.ip, wanted, giving.why_not(wanted))
 
 
 def _macs(

@@ -27,10 +27,11 @@ _SEED_BYTES = 32
 
 
 class StoredAssignment(Contract):
-    """An address and a MAC of a decky's name, and why it is not the one that was wanted."""
+    """An address and a MAC of a decky's name, which one the master named, and why it is not the one that was wanted."""
 
     ip: IPv4Address
     mac: MacAddress
+    named: IPv4Address | None = None
     moved_from: IPv4Address | None = None
     moved_because: str | None = None
 
@@ -59,7 +60,7 @@ class AgentState(Contract):
     def previous(self) -> dict[str, Assignment]:
         """Return the assignments as the planner takes them."""
         return {
-            name: Assignment(stored.ip, stored.mac, stored.moved_from, stored.moved_because)
+            name: Assignment(stored.ip, stored.mac, stored.named, stored.moved_from, stored.moved_because)
             for name, stored in self.assignments.items()
         }
 
@@ -84,7 +85,7 @@ def read_state(directory: Path) -> AgentState | None:
 
 
 class StateFile:
-    """The state on disk. Read once; `save` replaces it."""
+    """The state on disk. Read once; `save` replaces it, and spares the disk what it has already."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / _NAME
@@ -99,12 +100,18 @@ class StateFile:
         """
         kept = {
             name: StoredAssignment(
-                ip=given.ip, mac=given.mac, moved_from=given.moved_from, moved_because=given.moved_because
+                ip=given.ip,
+                mac=given.mac,
+                named=given.named,
+                moved_from=given.moved_from,
+                moved_because=given.moved_because,
             )
             for name, given in assignments.items()
         }
         lan = StoredLan(interface=facts.interface, subnet=facts.subnet, gateway=facts.gateway)
-        self._write(AgentState(seed=self.state.seed, shard=shard, assignments=kept, lan=lan))
+        state = AgentState(seed=self.state.seed, shard=shard, assignments=kept, lan=lan)
+        if state != self.state:
+            self._write(state)
 
     def _begin(self) -> AgentState:
         state = AgentState(seed=secrets.token_hex(_SEED_BYTES))
