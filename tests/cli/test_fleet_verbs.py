@@ -246,7 +246,8 @@ async def test_the_controller_is_found_by_its_url(swarm: Swarm, monkeypatch: pyt
     "url",
     [
         "http://192.0.2.1:8770",
-        "https://127.0.0.1:8770",
+        "https://user:s3cret@127.0.0.1:8772",
+        "https://",
         "http://decnet.example.org:8770",
         "http://user:s3cret@127.0.0.1:8770",
         "http://127.0.0.1:8770/path",
@@ -260,6 +261,14 @@ def test_the_secret_is_sent_to_loopback_alone(cli: Cli, url: str) -> None:
     assert done.code == 78, done
     assert "loopback" in done.err
     assert "s3cret" not in done.err
+
+
+def test_the_secret_is_no_operators_certificate(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(cli.folder))
+    done = cli("swarm", "list", "--url", "https://127.0.0.1:8772")
+    assert done.code == 77, done
+    assert "has no operator identity" in done.err
+    assert "decnet-master operator request" in done.err
 
 
 def test_progress_in_words() -> None:

@@ -79,7 +79,9 @@ class Guard:
 
     def _refusal(self, headers: Headers) -> DecnetError | None:
         if self._hosts is not None and _name_of(headers.get("host", "")) not in self._hosts:
-            return TrustError("This server does not answer under that name", "Ask it by its loopback address.")
+            return TrustError(
+                "This server does not answer under that name", f"Ask for one of {', '.join(sorted(self._hosts))}."
+            )
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self._bounds.body_bytes:
             return TooLarge(f"The body is larger than {self._bounds.body_bytes} bytes", "Send less at once.")

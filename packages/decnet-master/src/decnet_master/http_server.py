@@ -17,7 +17,7 @@ import socket
 import ssl
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import uvicorn
@@ -57,6 +57,16 @@ class Limits:
     connection_secs: float | None = None
 
 
+class Guests(Protocol):
+    """Hears who comes and goes, to be able to cut them off."""
+
+    def enter(self, transport: asyncio.Transport) -> None:
+        """Note a connection, its handshake over."""
+
+    def leave(self, transport: asyncio.Transport) -> None:
+        """Forget a connection, noted or not."""
+
+
 async def serve(
     app: ASGIApp,
     server: socket.socket,
@@ -64,6 +74,7 @@ async def serve(
     ready: Ready,
     tls: ssl.SSLContext | None = None,
     limits: Limits | None = None,
+    guests: Guests | None = None,
 ) -> None:
     """Serve until cancelled; the socket is closed at the end.
 
@@ -73,11 +84,12 @@ async def serve(
         ready: told once connections are accepted.
         tls: the context to serve with; None is plain HTTP.
         limits: bounds; None is the defaults.
+        guests: hears of each connection.
     """
     limits = limits or Limits()
     config = uvicorn.Config(
         app,
-        http=_protocol(limits),
+        http=_protocol(limits, guests),
         ws="none",
         loop="none",
         lifespan="off",
@@ -144,6 +156,7 @@ class _Timed(H11Protocol):
     """Cuts a connection whose request head does not end, and, where so bounded, one that lives too long."""
 
     connection_secs: float | None = None
+    guests: Guests | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -153,6 +166,8 @@ class _Timed(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
         self.app = admit(self.app, transport, _on_refused)
+        if self.guests is not None:
+            self.guests.enter(transport)
         self._head_timer = self.loop.call_later(HEAD_SECS, transport.abort)
         if self.connection_secs is not None:
             self._life_timer = self.loop.call_later(self.connection_secs, transport.abort)
@@ -170,11 +185,13 @@ class _Timed(H11Protocol):
         for timer in (self._head_timer, self._life_timer):
             if timer is not None:
                 timer.cancel()
+        if self.guests is not None:
+            self.guests.leave(self.transport)
         super().connection_lost(exc)
 
 
-def _protocol(limits: Limits) -> type[H11Protocol]:
-    return type("Timed", (_Timed,), {"connection_secs": limits.connection_secs})
+def _protocol(limits: Limits, guests: Guests | None) -> type[H11Protocol]:
+    return type("Timed", (_Timed,), {"connection_secs": limits.connection_secs, "guests": guests})
 
 
 def _on_refused(error: TrustError, address: str) -> None:

@@ -16,11 +16,13 @@ Addresses are `host:port`, IPv6 hosts in brackets; they are parsed where they ar
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from decnet_core.errors import ConfigError
 from decnet_core.settings import RoleSettings
 
 
@@ -32,9 +34,13 @@ class MasterSettings(RoleSettings):
     api_address: str = "127.0.0.1:8000"
     """REST API and live stream."""
     controller_address: str = "127.0.0.1:8770"
-    """Swarm controller; serves the operator's CLI on this machine."""
+    """Swarm controller; serves the operator's CLI on this machine, a loopback address."""
+    operator_address: str | None = None
+    """Where it serves operators elsewhere, over mutual TLS; None is nowhere."""
     swarmctl_url: str | None = None
-    """Where the operator's CLI reaches the controller, a URL on loopback; None is controller-address."""
+    """Where the CLI reaches the controller: http on the loopback, https elsewhere; None is controller-address."""
+    operator_directory: Path | None = None
+    """Where an operator's key, certificate and CAs lie on the operator's machine; None is ~/.config/decnet/operator."""
     enrolment_address: str = "0.0.0.0:8771"
     """Where workers join, over TLS."""
     listener_address: str = "0.0.0.0:6514"
@@ -49,6 +55,8 @@ class MasterSettings(RoleSettings):
     """A file whose first line is that passphrase, for what keeps secrets in files."""
     certificate_hours: Annotated[int, Field(ge=1, le=10_000)] = 7 * 24
     """How long a certificate lives; it is renewed at two thirds."""
+    operator_hours: Annotated[int, Field(ge=1, le=10_000)] = 30 * 24
+    """How long an operator's lives; its commands renew it from two thirds on, so it outlasts a holiday."""
     journal_quota_mib: Annotated[int, Field(ge=256, le=1 << 30)] = 8192
     """What the journal may hold; above it nothing is acknowledged until the ingester has caught up."""
     journal_min_free_mib: Annotated[int, Field(ge=0, le=1 << 30)] = 512
@@ -86,6 +94,20 @@ class MasterSettings(RoleSettings):
     def identities_directory(self) -> Path:
         """The folder of the master's own identity, a `KeyStore`."""
         return self.data_directory / "identities"
+
+    @property
+    def operator_identity_directory(self) -> Path:
+        """The folder of an operator's identity, a `KeyStore`, on the operator's machine.
+
+        Raises:
+            ConfigError: none is set, and this user has no home.
+        """
+        if self.operator_directory is not None:
+            return self.operator_directory
+        try:
+            return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "decnet" / "operator"
+        except RuntimeError:
+            raise ConfigError("This user has no home folder", "Set operator-directory.") from None
 
     @property
     def journal_directory(self) -> Path:

@@ -9,6 +9,7 @@
     bundle     swarm enroll --out-dir
     tokens     swarm tokens list, revoke
     pki        pki status, rotate, retire
+    operators  operator request, sign, install, renew, list, revoke
     fleet      deploy, teardown, deckies
     apply      apply
     evidence   events
@@ -17,6 +18,7 @@
     overview   status
     probes     ask the other ports whether they answer
     connection the one adapter that speaks to the controller
+    operator_identity  an operator's key and certificate on its own machine
     client     what the controller can be asked
     options    options that many verbs have
     change     what a change of the fleet would do, and what it did

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Self
 
+import typer
+
+from decnet_core.errors import Conflict, DecnetError, Unavailable
+from decnet_core.pki.live import renewal_due
 from decnet_master.cli.connection import Connection, Progress
+from decnet_master.settings import MasterSettings
 from decnet_master.swarmctl.fleet_messages import ApplyRequest, FleetPlan
 from decnet_master.swarmctl.messages import (
     BootstrapOffer,
@@ -25,11 +32,36 @@ from decnet_master.swarmctl.messages import (
     TokenList,
     TokenView,
 )
+from decnet_master.swarmctl.operator_messages import Grant, OperatorList, OperatorView, RenewalRequest, SignRequest
 from decnet_master.views import DeckyList, HostList, HostView
 
 
 class Controller(Connection):
     """What the controller can be asked; `Connection` tells what asking raises."""
+
+    def __init__(self, settings: MasterSettings, *, renews: bool = True) -> None:
+        """Find the way to the controller; nothing is dialled yet, and errors are those of `Connection`.
+
+        Args:
+            settings: of who asks.
+            renews: whether an operator's certificate is renewed when that is due, before anything else is asked.
+        """
+        super().__init__(settings)
+        self._settings = settings
+        self._renews = renews
+
+    def __enter__(self) -> Self:
+        """Renew the operator's certificate when that is due; it is in use from the next command on."""
+        if self._renews and self.operator is not None and datetime.now(UTC) >= renewal_due(self.operator):
+            from decnet_master.cli import operator_identity  # noqa: PLC0415 -- not every command is an operator's
+
+            try:
+                operator_identity.renew(self._settings, self.renew_operator)
+            except (Conflict, Unavailable):
+                pass  # another command renews, or the master is away, which the command itself says next
+            except DecnetError as error:
+                typer.echo(f"The operator's certificate was not renewed: {error.message}. {error.advice}", err=True)
+        return self
 
     def health(self) -> ControllerHealth:
         """Ask whether it is there."""
@@ -79,6 +111,22 @@ class Controller(Connection):
     def retire(self, *, force: bool) -> PkiStatus:
         """Trust the old CA no more."""
         return self.ask("POST", "/pki/retire", PkiStatus, RetireRequest(force=force))
+
+    def operators(self) -> OperatorList:
+        """List who may steer from elsewhere."""
+        return self.ask("GET", "/operators", OperatorList)
+
+    def let_in(self, name: str, csr: str) -> Grant:
+        """Let an operator in, with the key of a request (PEM)."""
+        return self.ask("POST", "/operators", Grant, SignRequest(name=name, csr=csr))
+
+    def renew_operator(self, request: RenewalRequest) -> Grant:
+        """Ask for a certificate for a new key of the operator that asks."""
+        return self.ask("POST", "/operators/renew", Grant, request)
+
+    def revoke_operator(self, name: str) -> OperatorView:
+        """Refuse an operator from now on."""
+        return self.ask("POST", f"/operators/{name}/revoke", OperatorView)
 
     def decommission(self, name: str) -> DecommissionReply:
         """Refuse a worker from now on."""

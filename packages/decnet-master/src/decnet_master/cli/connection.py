@@ -1,8 +1,15 @@
 """A connection to the controller: the CLI's one adapter for HTTP.
 
 The controller's problems become our errors again, so that a verb ends with the same exit code as if it had met the
-error itself. The secret goes with every request and is not encrypted, so only this machine's loopback is dialled; a
-controller elsewhere is reached through a tunnel (`ssh -L 8770:127.0.0.1:8770 master`).
+error itself. There are two ways to it:
+
+    http    the secret goes with every request and is not encrypted, so only this machine's loopback is dialled; another
+            machine's is reached through a tunnel (`ssh -L 8770:127.0.0.1:8770 master`)
+    https   an operator's certificate, TLS 1.3; the server must be `decnet-master` of a CA that came with it, whatever
+            address is dialled, and is asked under that name
+
+In TLS 1.3 a client learns that its certificate was refused from its first read; both ends of the handshake are told
+apart from a controller that is away.
 """
 
 from __future__ import annotations
@@ -17,9 +24,13 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import ValidationError
 
-from decnet_core.errors import ConfigError, RemoteProtocolError, Unavailable
+from decnet_core.errors import ConfigError, DecnetError, RemoteProtocolError, TrustError, Unavailable
 from decnet_core.fleet import Contract
+from decnet_core.identity import MASTER_HOST
+from decnet_core.pki.keystore import StoredIdentity
+from decnet_core.pki.tls import client_context
 from decnet_master import secret_files
+from decnet_master.cli.operator_identity import load
 from decnet_master.problems import error_of
 from decnet_master.settings import MasterSettings
 from decnet_master.swarmctl.fleet_messages import FleetProgress
@@ -46,19 +57,22 @@ class Connection:
     """
 
     def __init__(self, settings: MasterSettings) -> None:
-        """Read the secret; nothing is dialled yet.
+        """Read the secret, or the operator's identity; nothing is dialled yet.
 
         Raises:
-            ConfigError, TrustError: the controller's URL is none that is dialled; the secret is missing, unreadable or
-                open to others.
+            ConfigError, TrustError: the controller's URL is none that is dialled; the secret or the identity is
+                missing, unreadable or open to others, or the identity has ended.
         """
-        self._url = _loopback_url(settings.swarmctl_url or f"http://{settings.controller_address}")
-        self._http = httpx.Client(
-            base_url=self._url,
-            headers={"authorization": f"Bearer {secret_files.read(settings.controller_secret_file)}"},
-            trust_env=False,
-            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # never used; the default reads all of the system's roots
-        )
+        self._url = controller_url(settings)
+        self.operator: StoredIdentity | None = None
+        if self._url.startswith("https:"):
+            headers = {"host": MASTER_HOST}
+            self.operator = load(settings)
+            tls = client_context(self.operator.files, self.operator.files.ca)
+        else:
+            headers = {"authorization": f"Bearer {secret_files.read(settings.controller_secret_file)}"}
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used; the default reads all of the system's roots
+        self._http = httpx.Client(base_url=self._url, headers=headers, trust_env=False, verify=tls)
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +88,7 @@ class Connection:
         try:
             response = self._http.send(request)
         except httpx.HTTPError as cause:
-            raise self._away() from cause
+            raise self._away(cause) from cause
         return self._read(response, answer)
 
     def change(self, path: str, body: Contract, told: Progress | None = None) -> FleetReply:
@@ -100,9 +114,9 @@ class Connection:
         except ValidationError as cause:
             raise self._stranger() from cause
         except httpx.ConnectError as cause:
-            raise self._away() from cause
+            raise self._away(cause) from cause
         except httpx.HTTPError as cause:
-            raise self._broken() from cause
+            raise self._broken(cause) from cause
         if reply is None:
             raise self._broken()
         return reply
@@ -125,6 +139,7 @@ class Connection:
             content=None if body is None else body.model_dump_json(),
             headers=headers if body is None else {**headers, "content-type": "application/json"},
             timeout=httpx.Timeout(total_secs, connect=CONNECT_SECS),
+            extensions={"sni_hostname": MASTER_HOST},
         )
 
     def _read(self, response: httpx.Response, answer: type[Answer]) -> Answer:
@@ -135,10 +150,37 @@ class Connection:
         except ValidationError as cause:
             raise self._stranger() from cause
 
-    def _away(self) -> Unavailable:
-        return Unavailable(f"The controller does not answer on {self._url}", "Is `decnet-master serve` running?")
+    def _away(self, cause: Exception) -> DecnetError:
+        if (mistrust := self._mistrust(cause)) is not None:
+            return mistrust
+        advice = "Is `decnet-master serve` running?"
+        if self.operator is not None:
+            advice += (
+                " Does operator-address of its master name this address and port, and does no firewall stand between?"
+            )
+        return Unavailable(f"The controller does not answer on {self._url}", advice)
 
-    def _broken(self) -> Unavailable:
+    def _mistrust(self, cause: Exception) -> TrustError | None:
+        """Tell when one end of the handshake refused the other."""
+        error: BaseException | None = cause
+        while error is not None and not isinstance(error, ssl.SSLError):
+            error = error.__cause__ or error.__context__
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return TrustError(
+                f"What answers on {self._url} is not the master of this operator's CA: {error.verify_message}",
+                "Check the address. If the master has another CA, begin anew with `decnet-master operator request`.",
+            )
+        if error is None or self.operator is None:
+            return None
+        why = (error.reason or "no TLS").lower().replace("_", " ")
+        return TrustError(
+            f"The controller on {self._url} refuses the certificate of {self.operator.identity}: {why}",
+            "If the address is right, make a new request and have it signed: `decnet-master operator request`.",
+        )
+
+    def _broken(self, cause: Exception | None = None) -> DecnetError:
+        if cause is not None and (mistrust := self._mistrust(cause)) is not None:
+            return mistrust
         return Unavailable(
             "The controller stopped answering while workers were at it",
             "`decnet-master deckies` shows what became of it; `deploy --count 0` sends again what is missing.",
@@ -147,23 +189,38 @@ class Connection:
     def _stranger(self) -> RemoteProtocolError:
         return RemoteProtocolError(
             f"What listens on {self._url} is not this release's controller",
-            "Restart `decnet-master serve` after an update.",
+            "Restart `decnet-master serve` after an update; an operator elsewhere needs the master's release.",
         )
 
 
-def _loopback_url(text: str) -> str:
-    """Return the URL without its end, or refuse one that would carry the secret over a network."""
-    advice = "Write http://127.0.0.1:8770; reach another machine's through `ssh -L 8770:127.0.0.1:8770 MACHINE`."
+def controller_url(settings: MasterSettings) -> str:
+    """Return where the controller is asked, without the URL's end.
+
+    Raises:
+        ConfigError: the URL is none, or would carry the secret over a network.
+    """
+    text = settings.swarmctl_url or f"http://{settings.controller_address}"
+    advice = (
+        "Write http://127.0.0.1:8770 on the master, https://MASTER:8772 elsewhere (`decnet-master operator request` "
+        "begins with that), or go through `ssh -L 8770:127.0.0.1:8770 MASTER`."
+    )
     try:
         url = httpx.URL(text)
-        is_plain = url.scheme == "http" and url.path in ("", "/") and not (url.userinfo or url.query or url.fragment)
-        is_here = url.host == "localhost" or ip_address(url.host).is_loopback
-    except (httpx.InvalidURL, ValueError):
-        is_plain = is_here = False
-    if not (is_plain and is_here):
+        is_bare = bool(url.host) and url.path in ("", "/") and not (url.userinfo or url.query or url.fragment)
+        fits = is_bare and (url.scheme == "https" or (url.scheme == "http" and _is_here(url.host)))
+    except httpx.InvalidURL:
+        fits = False
+    if not fits:
         # Not quoted: it may hold a password.
-        raise ConfigError("The controller's URL is none of this machine's loopback", advice)
+        raise ConfigError("The controller's URL is neither http on this machine's loopback nor https", advice)
     return text.rstrip("/")
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _document(response: httpx.Response) -> dict[str, Any]:

@@ -12,7 +12,11 @@ from decnet_core.identity import is_host_name
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Url = Annotated[
     str | None,
-    typer.Option("--url", help="The controller's URL, on loopback; also DECNET_SWARMCTL_URL or swarmctl-url."),
+    typer.Option(
+        "--url",
+        help="The controller's URL: https://MASTER:8772 with an operator's certificate, or http on this machine's "
+        "loopback; also DECNET_SWARMCTL_URL or swarmctl-url.",
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 

@@ -1,4 +1,8 @@
-"""`status`: is everything there, at a glance."""
+"""`status`: is everything there, at a glance.
+
+On the master every part is asked in its own language, the database and the journal by looking into them. From elsewhere
+there is the controller alone, and what it knows: itself, its database, its workers and their deckies.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from decnet_core.errors import DecnetError, Unavailable
+from decnet_core.errors import DecnetError, TrustError, Unavailable
 from decnet_master.cli import terminal
+from decnet_master.cli.options import Url
 from decnet_master.settings import MasterSettings
 
 if TYPE_CHECKING:
     from decnet_master.findings import Finding
+
+_SHOWN = 5
+"""Of what is wrong with workers."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -23,28 +31,24 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _status(
+    url: Url = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show which parts answer. Also how much there is of everything, and whether the evidence gets through."""
-    from decnet_master.cli import probes  # noqa: PLC0415 -- heavy
+    """Show which parts answer. Also how much there is of everything, and whether the evidence gets through.
 
-    settings = MasterSettings.load()
-    parts: dict[str, Callable[[], str]] = {
-        "database": lambda: asyncio.run(_database(settings)),
-        "journal": lambda: asyncio.run(_journal(settings)),
-        "evidence": lambda: asyncio.run(_evidence(settings)),
-        "swarm": lambda: asyncio.run(_swarm(settings)),
-        "controller": lambda: _controller(settings),
-        "enrolment": lambda: probes.enrolment(settings),
-        "listener": lambda: probes.listener(settings),
-        "api": lambda: probes.api(settings),
-    }
+    With an https URL it shows what the controller of that master knows: its version, its workers and their deckies.
+    """
+    settings = MasterSettings.load(swarmctl_url=url)
+    is_elsewhere = (settings.swarmctl_url or "").startswith("https:")
+    parts = _parts_elsewhere(settings) if is_elsewhere else _parts_here(settings)
     rows = []
     advice = "Is `decnet-master serve` running?"
     for name, probe in parts.items():
         try:
             rows.append((name, True, probe()))
         except DecnetError as error:
+            if is_elsewhere and isinstance(error, TrustError):
+                raise  # no part of the master is unwell: this operator is not let in
             rows.append((name, False, error.message))
             advice = error.advice or advice
     if as_json:
@@ -54,6 +58,50 @@ def _status(
     away = [name for name, ok, _ in rows if not ok]
     if away:
         raise Unavailable(f"Not everything is well: {', '.join(away)}", advice)
+
+
+def _parts_here(settings: MasterSettings) -> dict[str, Callable[[], str]]:
+    from decnet_master.cli import probes  # noqa: PLC0415 -- heavy
+
+    return {
+        "database": lambda: asyncio.run(_database(settings)),
+        "journal": lambda: asyncio.run(_journal(settings)),
+        "evidence": lambda: asyncio.run(_evidence(settings)),
+        "swarm": lambda: asyncio.run(_swarm(settings)),
+        "controller": lambda: _controller(settings),
+        "enrolment": lambda: probes.enrolment(settings),
+        "listener": lambda: probes.listener(settings),
+        "api": lambda: probes.api(settings),
+    }
+
+
+def _parts_elsewhere(settings: MasterSettings) -> dict[str, Callable[[], str]]:
+    return {
+        "controller": lambda: _controller(settings),
+        "swarm": lambda: _swarm_elsewhere(settings),
+        "deckies": lambda: _deckies_elsewhere(settings),
+    }
+
+
+def _swarm_elsewhere(settings: MasterSettings) -> str:
+    from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
+
+    with Controller(settings) as controller:
+        hosts = controller.hosts(["active"]).hosts
+    wrong = [f"{host.name} does not answer" for host in hosts if host.unreachable_since is not None]
+    wrong += [f"{host.name} cannot be made as it shall be" for host in hosts if host.repair is not None]
+    if wrong:
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise Unavailable("; ".join(wrong[:_SHOWN]) + more, "`decnet-master swarm check` says more.")
+    return f"{len(hosts)} active workers, {sum(bool(host.drift) for host in hosts)} differ"
+
+
+def _deckies_elsewhere(settings: MasterSettings) -> str:
+    from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
+
+    with Controller(settings) as controller:
+        deckies = controller.deckies().deckies
+    return f"{sum(decky.phase == 'running' for decky in deckies)} of {len(deckies)} deckies running"
 
 
 async def _database(settings: MasterSettings) -> str:

@@ -65,12 +65,13 @@ def _retire(
 
 def _what_breaks(status: PkiStatus, *, force: bool) -> str:
     missing = [worker.host for worker in status.workers if not worker.moved]
-    if not force or not (missing or status.open_tokens):
+    if not force or not (missing or status.open_tokens or status.operators):
         return "Trust the old CA no more? Its key is deleted."
     return (
         "Trust the old CA no more? Its key is deleted. These workers are cut off, and have to be decommissioned, "
         f"enrolled and joined again: {', '.join(missing) or 'none'}. "
-        f"{status.open_tokens} open join tokens become useless."
+        f"{status.open_tokens} open join tokens become useless. "
+        f"These operators have to be let in anew: {', '.join(status.operators) or 'none'}."
     )
 
 
@@ -96,3 +97,5 @@ def _show(status: PkiStatus, as_json: bool) -> None:
     )
     if status.changing and status.open_tokens:
         terminal.say(f"{status.open_tokens} open join tokens name the old CA.")
+    if status.operators:
+        terminal.say(f"Operators who have not changed: {', '.join(status.operators)} (`decnet-master operator renew`).")

@@ -10,7 +10,20 @@ import typer
 
 from decnet_core.program import EXIT_CODES
 from decnet_master import __version__
-from decnet_master.cli import apply, daemons, database, evidence, fleet, journal, overview, pki, setup, swarm, wheels
+from decnet_master.cli import (
+    apply,
+    daemons,
+    database,
+    evidence,
+    fleet,
+    journal,
+    operators,
+    overview,
+    pki,
+    setup,
+    swarm,
+    wheels,
+)
 
 
 def run() -> None:
@@ -36,6 +49,7 @@ def _application() -> typer.Typer:
     app.add_typer(swarm.group(), name="swarm")
     app.add_typer(wheels.group(), name="bundle")
     app.add_typer(pki.group(), name="pki")
+    app.add_typer(operators.group(), name="operator")
     app.add_typer(database.group(), name="db")
     app.add_typer(journal.group(), name="journal")
     return app

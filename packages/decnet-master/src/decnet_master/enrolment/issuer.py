@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Self
 
-from decnet_core.identity import Identity
+from decnet_core.identity import Identity, Role
 from decnet_core.pki import rotation
 from decnet_core.pki.certificates import IPAddress, fingerprint, load_csr_key, public_key_fingerprint
 from decnet_core.pki.rotation import Authorities
@@ -38,14 +38,16 @@ class Issuer:
         return self._authorities
 
     def issue(self, csr: str, identity: Identity, ips: Sequence[IPAddress], now: datetime) -> IssuedCertificate:
-        """Issue a worker's certificate for the key of a request (PEM).
+        """Issue a worker's or an operator's certificate for the key of a request (PEM).
 
         Raises:
             RemoteProtocolError: the request cannot be taken.
             TrustError: the identity stands for the master; the CA has ended.
         """
         issuing = self._authorities.issuing
-        lifetime = timedelta(hours=self._settings.certificate_hours)
+        is_operator = identity.role is Role.OPERATOR
+        hours = self._settings.operator_hours if is_operator else self._settings.certificate_hours
+        lifetime = timedelta(hours=hours)
         pem = issuing.issue(csr.encode(), identity, ips=ips, now=now, lifetime=lifetime)
         leaf = load_certificates(pem)[0]
         return IssuedCertificate(

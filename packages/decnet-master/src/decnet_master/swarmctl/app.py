@@ -1,6 +1,6 @@
-"""Put the controller's process together: its own port, and the enrolment endpoint's beside it.
+"""Put the controller's process together: its own port, that for operators elsewhere, and the enrolment endpoint's.
 
-Both ports are bound before anything is opened, so that one in use is told at once. This is the only process of the
+The ports are bound before anything is opened, so that one in use is told at once. This is the only process of the
 master, beside `init`, that opens the CA. So it is the one that renews the master's own certificate, when it starts and
 while it runs; the listener follows on the disk.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import closing
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from ipaddress import ip_address
@@ -41,8 +41,10 @@ from decnet_master.swarmctl.currency import CurrentCertificates
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.heartbeat import Heart
 from decnet_master.swarmctl.keeper import IdentityKeeper
+from decnet_master.swarmctl.operator_door import LIMITS as OPERATOR_LIMITS
+from decnet_master.swarmctl.operator_door import OperatorDoor
 from decnet_master.swarmctl.reconciler import Reconciler
-from decnet_master.swarmctl.routes import controller
+from decnet_master.swarmctl.routes import behind_certificates, behind_secret, rooms
 from decnet_master.swarmctl.updater_client import UpdaterClient
 
 log = structlog.get_logger()
@@ -54,9 +56,16 @@ class App:
     def __init__(self, settings: MasterSettings) -> None:
         self._settings = settings
         address = _loopback(Endpoint.parse(settings.controller_address))
-        self.controller_socket = listen(address, "controller-address")
-        self.enrolment_socket = listen(Endpoint.parse(settings.enrolment_address), "enrolment-address")
-        self.ready = Ready(2)
+        operators = _operators(settings.operator_address, address)
+        with ExitStack() as bound:  # what was bound is let go again when the next cannot be
+            self.controller_socket = bound.enter_context(listen(address, "controller-address"))
+            enrolment = Endpoint.parse(settings.enrolment_address)
+            self.enrolment_socket = bound.enter_context(listen(enrolment, "enrolment-address"))
+            self.operator_socket: socket.socket | None = None
+            if operators is not None:
+                self.operator_socket = bound.enter_context(listen(operators, "operator-address"))
+            self._bound = bound.pop_all()
+        self.ready = Ready(2 if self.operator_socket is None else 3)
 
     async def run(self) -> None:
         """Run until a signal comes.
@@ -69,7 +78,7 @@ class App:
 
     async def serve(self) -> None:
         """Run until cancelled; raises as `run` does. The sockets are closed at the end."""
-        with closing(self.controller_socket), closing(self.enrolment_socket):
+        with self._bound:
             await self._serve()
 
     async def _serve(self) -> None:
@@ -88,7 +97,7 @@ class App:
             checker = Checker(store, dispatcher, UpdaterClient(identity.client_context, current))
             registrar = Registrar(store, issuer, Endpoint.parse(settings.listener_address).port)
             keeper = IdentityKeeper(issuer, identity)
-            control = controller(
+            control = rooms(
                 store,
                 TokenMint(
                     store,
@@ -100,7 +109,6 @@ class App:
                 keeper,
                 checker=checker,
                 secret=secret,
-                address=Endpoint.parse(settings.controller_address),
                 token_minutes=settings.token_minutes,
                 bundles=Bundles(settings.bundles_directory),
             )
@@ -108,7 +116,21 @@ class App:
             tls = identity.server_context(clients=Clients.ASKED)
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(serve(control, self.controller_socket, ready=self.ready))
+                    local = behind_secret(control, secret, Endpoint.parse(settings.controller_address))
+                    group.create_task(serve(local, self.controller_socket, ready=self.ready))
+                    if self.operator_socket is not None:
+                        door = OperatorDoor(control, store.operators)
+                        group.create_task(door.muster())
+                        group.create_task(
+                            serve(
+                                behind_certificates(door),
+                                self.operator_socket,
+                                ready=self.ready,
+                                tls=identity.server_context(),
+                                limits=OPERATOR_LIMITS,
+                                guests=door,
+                            )
+                        )
                     group.create_task(
                         serve(
                             endpoint(registrar, bootstrap),
@@ -124,6 +146,7 @@ class App:
                         "controller.started",
                         controller=str(_endpoint(self.controller_socket)),
                         enrolment=str(bound),
+                        operators=None if self.operator_socket is None else str(_endpoint(self.operator_socket)),
                     )
             finally:
                 await reconciler.close()
@@ -135,7 +158,7 @@ def build(settings: MasterSettings) -> App:
 
     Raises:
         Conflict: a port is in use.
-        ConfigError: an address is none, or the controller's is not this machine's own.
+        ConfigError: an address is none, the controller's is not this machine's own, or that for operators takes it in.
         Unavailable: an address cannot be listened on.
     """
     return App(settings)
@@ -148,7 +171,23 @@ def _loopback(address: Endpoint) -> Endpoint:
     except ValueError:
         is_loopback = False
     if not is_loopback:
-        raise ConfigError(f"The controller cannot listen on {address}", "Set controller-address to 127.0.0.1:8770.")
+        raise ConfigError(
+            f"The controller cannot listen on {address}: its secret would cross the network in the clear",
+            "Set controller-address to 127.0.0.1:8770; operator-address is for operators elsewhere, by mutual TLS.",
+        )
+    return address
+
+
+def _operators(text: str | None, controller: Endpoint) -> Endpoint | None:
+    """Tell where operators elsewhere are served, or refuse an address that the controller's own port is part of."""
+    if text is None:
+        return None
+    address = Endpoint.parse(text)
+    if address.port and address.port == controller.port and address.host in {"0.0.0.0", "::"}:
+        raise ConfigError(
+            f"operator-address {address} takes in the controller's own port on the loopback, {controller}",
+            "Name one address of this machine in operator-address, or another port, such as 0.0.0.0:8772.",
+        )
     return address
 
 

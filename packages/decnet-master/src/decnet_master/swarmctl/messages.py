@@ -1,6 +1,7 @@
 """What the operator's CLI and the controller say to each other.
 
-A contract within one package and one machine: both ends are always of the same release. `--json` output is these
+A contract within one package; both ends are of the same release, also where an operator asks from elsewhere. `--json`
+output is these
 documents, so that scripts depend on them: fields are added, never renamed.
 """
 
@@ -129,6 +130,8 @@ class PkiStatus(Contract):
     workers: tuple[WorkerCertificate, ...]
     open_tokens: int
     """Join tokens that can still be used; they name the old CA while it is changed."""
+    operators: tuple[str, ...] = ()
+    """Operators who depend on the old CA while it is changed."""
 
 
 class RetireRequest(Contract):

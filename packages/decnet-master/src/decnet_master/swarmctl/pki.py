@@ -72,6 +72,12 @@ def _refuse_if_needed(status: PkiStatus) -> None:
             "Wait until they are used or have ended, or revoke them (`decnet-master swarm tokens list`). `--force` "
             "makes them useless.",
         )
+    if status.operators:
+        raise Conflict(
+            f"Operators still depend on the old CA: {', '.join(status.operators[:_SHOWN])}",
+            "Let each run `decnet-master operator renew`, or revoke them (`decnet-master operator revoke`). `--force` "
+            "cuts them off: each needs a new request that is signed.",
+        )
 
 
 async def _status(store: Store, authorities: Authorities) -> PkiStatus:
@@ -86,12 +92,15 @@ async def _status(store: Store, authorities: Authorities) -> PkiStatus:
         )
         for standing in await store.certificates.standings()
     ]
+    old = authorities.anchor.fingerprint
+    operators = await store.operators.depending_on(old, now) if authorities.rotating else ()
     tokens = [token for token in await store.tokens.list(now) if token.state is TokenState.OPEN]
     return PkiStatus(
         changing=authorities.rotating,
         authorities=_authorities(authorities),
         workers=tuple(workers),
         open_tokens=len(tokens),
+        operators=operators,
     )
 
 

@@ -1,18 +1,20 @@
-"""The controller's application: the rooms, behind one secret.
+"""The controller's application: the rooms, and what stands before them at each of its two doors.
 
-Every request needs the secret, also one for a path that does not exist, and is checked before the framework sees
-it; so no route can be forgotten.
+On the loopback every request needs the secret, elsewhere an operator's certificate (`operator_door`); also one for a
+path that does not exist. Both are checked before the framework sees it, so no route can be forgotten.
 """
 
 from __future__ import annotations
 
 import hmac
 
+import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import decnet_master
 from decnet_core.endpoints import Endpoint
+from decnet_core.identity import MASTER_HOST
 from decnet_master.bootstrap.bundles import Bundles
 from decnet_master.enrolment.registrar import Registrar
 from decnet_master.enrolment.tokens import TokenMint
@@ -20,17 +22,18 @@ from decnet_master.http_app import answer_of, bare_app
 from decnet_master.http_guard import LOOPBACK_NAMES, Bounds, Guard
 from decnet_master.problems import Unauthenticated
 from decnet_master.store import Store
-from decnet_master.swarmctl import bootstrap, fleet, hosts, pki, traits
+from decnet_master.swarmctl import bootstrap, fleet, hosts, operators, pki, traits
 from decnet_master.swarmctl.checking import Checker
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.keeper import IdentityKeeper
 from decnet_master.swarmctl.messages import ControllerHealth
+from decnet_master.swarmctl.operator_door import ON_THE_MASTER, OperatorDoor
 
 BOUNDS = Bounds(body_bytes=4 << 20, body_secs=10.0)
 """A fleet file of the largest size, each of its deckies a group with a host and labels, is half of it."""
 
 
-def controller(
+def rooms(
     store: Store,
     mint: TokenMint,
     dispatcher: Dispatcher,
@@ -39,11 +42,10 @@ def controller(
     *,
     checker: Checker,
     secret: str,
-    address: Endpoint,
     token_minutes: int,
     bundles: Bundles,
 ) -> ASGIApp:
-    """Put the controller's routes together.
+    """Put the controller's routes together; nothing stands before them yet.
 
     Args:
         store: open.
@@ -52,8 +54,7 @@ def controller(
         registrar: issues for workers that get a bundle.
         keeper: has the CAs open.
         checker: asks workers how they are.
-        secret: what a caller must show.
-        address: where it listens; its host is a name that it answers under, beside those of the loopback.
+        secret: of the controller; seeds what a plan draws.
         token_minutes: how long a token lives when the operator does not say.
         bundles: the wheels that new workers are sent.
     """
@@ -61,6 +62,7 @@ def controller(
     app.include_router(hosts.router(store, mint, registrar, dispatcher, checker, token_minutes=token_minutes))
     app.include_router(traits.router(store))
     app.include_router(pki.router(store, keeper, checker))
+    app.include_router(operators.router(store, keeper.issuer))
     app.include_router(fleet.router(store, dispatcher, secret))
     app.include_router(bootstrap.router(bundles))
 
@@ -69,8 +71,24 @@ def controller(
         await store.ping()
         return ControllerHealth(version=decnet_master.__version__)
 
+    return app
+
+
+def behind_secret(app: ASGIApp, secret: str, address: Endpoint) -> ASGIApp:
+    """Put the rooms behind the secret.
+
+    Args:
+        app: the rooms.
+        secret: what a caller must show.
+        address: where it listens; its host is a name that it answers under, beside those of the loopback.
+    """
     own = f"[{address.host}]" if ":" in address.host else address.host
     return Guard(_Secret(app, secret), BOUNDS, LOOPBACK_NAMES | {own})
+
+
+def behind_certificates(door: OperatorDoor) -> ASGIApp:
+    """Put the rooms, behind their door for operators, behind the guard: they answer as `decnet-master` alone."""
+    return Guard(door, BOUNDS, {MASTER_HOST})
 
 
 class _Secret:
@@ -83,7 +101,8 @@ class _Secret:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         shown = Headers(scope=scope).get("authorization", "").encode("latin-1")
         if hmac.compare_digest(shown, self._wanted):
-            return await self._app(scope, receive, send)
+            with structlog.contextvars.bound_contextvars(operator=ON_THE_MASTER):
+                return await self._app(scope, receive, send)
         refusal = Unauthenticated(
             "The controller wants its secret", "Run decnet-master as a user who may read controller.secret."
         )
