@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from ipaddress import IPv4Network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decnet_agent.deploying.lan import NetworkFacts
+from decnet_agent.deploying.relocalising import relocalise
 from decnet_core.errors import Conflict, NotFound
 from decnet_core.fleet import MAX_DECKIES_PER_SHARD, DeckySpec
 from decnet_core.identity import is_host_name
@@ -26,6 +29,7 @@ from decnet_master.planning import (
 pytestmark = pytest.mark.long
 
 HOSTS = ["w1", "w2", "w3", "w4"]
+LAN = NetworkFacts("lan0", IPv4Network("10.77.0.0/16"))
 
 
 def workers(*names: str, capacity: int = MAX_DECKIES_PER_SHARD, **labels: str) -> list[Candidate]:
@@ -190,6 +194,24 @@ def test_ten_thousand_deckies_on_a_thousand_workers() -> None:
     assert {len(shard.deckies) for shard in cut.values()} == {10}
     assert len({placement.decky.name for placement in added}) == 10_000
     assert len({placement.decky.accounts for placement in added}) == 10_000
+
+
+@pytest.mark.slow  # each example plans ten thousand, and gives them
+@settings(max_examples=3)
+@given(seed=seeds, half=st.integers(1, 9_999))
+def test_no_two_of_ten_thousand_have_one_card_on_whatever_worker_they_run(seed: int, half: int) -> None:
+    """Asked for at two times, and given by a hundred workers that were cloned from one, secret and all."""
+    many = workers(*(f"w{number}" for number in range(100)), capacity=100)
+    first = plan_deploy(FleetRequest(half, name_prefix="web"), many, (), seed)
+    fleet = (*first, *plan_deploy(FleetRequest(10_000 - half), many, first, seed))
+    assert len({placement.decky.name for placement in fleet}) == 10_000
+    given_macs: set[str] = set()
+    for shard in shards(1, [worker.name for worker in many], fleet).values():
+        specs = {spec.name: spec for spec in shard.deckies}
+        given = relocalise(specs, LAN, {}, bytes(32)).assignments
+        assert all(given[name].mac == spec.mac for name, spec in specs.items()), "the worker keeps to the master's"
+        given_macs |= {each.mac for each in given.values()}
+    assert len(given_macs) == 10_000
 
 
 @given(fleet=fleets())

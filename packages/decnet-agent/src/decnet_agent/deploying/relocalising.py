@@ -21,10 +21,10 @@ tell, so a decky moves when it is told to or must, and never because something g
 4. One that must move takes the address that the master names if it can be had by now, and else any that is free.
 Among equals the shard's order decides. A decky that the shard does not name is forgotten, and its address free.
 
-MAC addresses look like those of real makers and are derived from the worker's secret seed, so that nobody on the LAN
-can compute them from a name; they are not derived from the address (which would be a tell). There are 10^8 of them:
-two workers with 50 deckies each on one LAN share one with a probability of 1 in 40,000. One that was heard there is not
-taken.
+MAC addresses are the master's, who names one for every decky, no two alike in its fleet. For a decky without one the
+worker draws: it looks like one of a real maker, and is derived from the worker's secret seed, so that nobody on the LAN
+can compute it from a name, and not from the address (which would be a tell). One that was heard on the LAN or is
+another decky's is not drawn; of workers that draw, each from 10^8, nobody compares what they drew.
 """
 
 from __future__ import annotations
@@ -168,11 +168,12 @@ def _macs(
     seed: bytes,
     heard: set[str],
 ) -> dict[str, str]:
-    macs: dict[str, str] = {}
+    named: dict[str, str] = {}  # the first who is named for it has it
     for name, spec in specs.items():
-        if spec.mac is not None and spec.mac not in macs.values():
-            macs[name] = spec.mac
-    taken = set(macs.values()) | heard
+        if spec.mac is not None:
+            named.setdefault(spec.mac, name)
+    macs = {name: mac for mac, name in named.items()}
+    taken = named.keys() | heard
     for name in given:
         if name in macs:
             continue

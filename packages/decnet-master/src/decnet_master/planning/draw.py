@@ -1,4 +1,9 @@
-"""Draw deckies that differ from all there are, and from one another."""
+"""Draw deckies that differ from all there are, and from one another: in name, network card and accounts.
+
+This is where a fleet is kept free of equal MAC addresses, for all its workers: whoever chooses a card's maker, every
+address passes by here, beside those of deckies that exist or linger. Host keys need no such care: each is made of the
+worker's own randomness.
+"""
 
 from __future__ import annotations
 
