@@ -58,6 +58,7 @@ class EventType(StrEnum):
     COMMAND_RUN = "command.run"
     FILE_CAPTURED = "file.captured"
     EGRESS_BLOCKED = "egress.blocked"
+    SESSION_RECORDED = "session.recorded"
     EVIDENCE_DROPPED = "evidence.dropped"
     WORKER_SILENT = "worker.silent"
     WORKER_HEARD = "worker.heard"
@@ -103,7 +104,13 @@ CATALOGUE: Mapping[EventType, EventSpec] = MappingProxyType(
             "A file that was written in a decky is in quarantine",
             3,
             ("path", "sha256", "size_bytes"),
-            ("stored_as", "mode", "uid", "user", "writer", "truncated", "startup"),
+            ("stored_as", "mode", "uid", "user", "login_at", "writer", "truncated", "startup"),
+        ),
+        EventType.SESSION_RECORDED: EventSpec(
+            "What a session's terminal showed and what was typed is in quarantine, as an asciicast",
+            4,
+            ("sha256", "size_bytes", "started_at", "duration_secs", "terminal"),
+            ("stored_as", "user", "login_at", "truncated", "missing_bytes"),
         ),
         EventType.EGRESS_BLOCKED: EventSpec(
             "A decky tried to reach somebody by itself and was kept back: at once when it begins, then a minute's count",

@@ -2,7 +2,8 @@
 
     ring of the kernel's programs ──▶ Observer ──┐
                                         ▲        ├──▶ EvidenceSender ──▶ <run-directory>/events.sock
-    fanotify ──▶ Captures ──▶ Quarantine┘────────┘
+    fanotify ──▶ Captures ──▶ Quarantine┘────────┤
+    ring of terminals ──▶ Recordings ──▶ Quarantine
     <run-directory>/deckies.json ──▶ which namespaces and filesystems to watch
 
 It opens no network socket and has no Docker socket. A tap that is killed is succeeded by one that goes on where it was:
@@ -39,8 +40,10 @@ from decnet_agent.tap.memory import Memory
 from decnet_agent.tap.observer import WATCHED, Observer, Watched
 from decnet_agent.tap.probes import KernelProbes
 from decnet_agent.tap.quarantine import FILE_BYTES, TOTAL_BYTES, Quarantine
+from decnet_agent.tap.recordings import SHOWN_BYTES
 from decnet_agent.tap.records import Records
 from decnet_agent.tap.remembered import PLAIN, Remembered
+from decnet_agent.tap.terminals import Terminals
 from decnet_core import daemon
 from decnet_core.errors import DecnetError, Unavailable
 from decnet_core.events import Event
@@ -62,10 +65,19 @@ class Tap:
         holdings: what an earlier tap left with our supervisor.
         quarantine: for captured files.
         run_directory: of the collector's socket and the list of deckies.
-        memory_directory: of the memory.
+        memory_directory: of the memory, and of recordings that are being written.
+        recording_bytes: of one terminal's output that are recorded.
     """
 
-    def __init__(self, holdings: Holdings, quarantine: Quarantine, run_directory: Path, memory_directory: Path) -> None:
+    def __init__(
+        self,
+        holdings: Holdings,
+        quarantine: Quarantine,
+        run_directory: Path,
+        memory_directory: Path,
+        *,
+        recording_bytes: int = SHOWN_BYTES,
+    ) -> None:
         self._quarantine = quarantine
         self._collector = run_directory / "events.sock"
         self._list = DeckyList(run_directory / "deckies.json")
@@ -83,11 +95,23 @@ class Tap:
             past=self._records,
             commit=self._commit,
         )
+        self._terminals = Terminals(
+            holdings,
+            self._probes.maps,
+            quarantine,
+            self._observer,
+            self._emit,
+            continued=self._probes.taken_over,
+            folder=memory_directory / "recordings",
+            past=self._records,
+            commit=self._commit,
+            shown_bytes=recording_bytes,
+        )
         self._watched: Remembered[str, Watched] = Remembered("watched", PLAIN, WATCHED)
         self._known: Remembered[str, int] = Remembered("known", PLAIN, PLAIN)
         """Deckies of whose processes we know: all that ran when they were first looked at."""
         tables = (self._watched, self._known, *self._observer.tables, *self._captures.tables)
-        self._memory = Memory(memory_directory, tables)
+        self._memory = Memory(memory_directory, (*tables, self._terminals.recordings.table))
         self._sender = EvidenceSender(self._collector, self._memory.source, held=True)
         self._sender.restore(self._memory.outbox, self._memory.progress.last)
         self._sender.dropped = self._memory.progress.dropped
@@ -104,6 +128,7 @@ class Tap:
         """Watch until cancelled, or until a signal comes."""
         loop = asyncio.get_running_loop()
         self._records.start()
+        self._terminals.start()
         log.info("tap.started", source=self._sender.source)
         if ready:
             ready()
@@ -113,6 +138,8 @@ class Tap:
             "quarantine": self._captures.run,
             "names": self._captures.follow,
             "leftovers": self._deliver_leftovers,
+            "recordings": self._terminals.recordings.run,
+            "terminals": self._terminals.follow,
         }
         try:
             await daemon.run(tasks)
@@ -122,11 +149,13 @@ class Tap:
                 loop.add_signal_handler(number, _told_again)
             self._records.stop()
             await reached(self._records)
+            self._terminals.stop()
             await self._captures.finish()
             kept = len(self._sender.undelivered())
             if kept:
                 log.info("evidence.kept", count=kept, source=self._sender.source)
             self._captures.close()
+            self._terminals.close()
             self._probes.close()
             self._quarantine.close()
             self._memory.close()
@@ -137,8 +166,10 @@ class Tap:
     def _commit(self) -> None:
         """Make safe what was made of the kernel's records, then free their room and let the events go out."""
         self._memory.progress.position = self._probes.position
+        self._terminals.note(self._memory.progress)
         self._memory.commit(self._sender)
         self._probes.consume()
+        self._terminals.consume()
 
     def _take_over(self) -> None:
         """Go on where an earlier tap was, as far as what it left fits together."""
@@ -153,6 +184,7 @@ class Tap:
         deckies = self._watched.values()
         self._captures.restored(deckies)
         self._observer.restored(deckies)
+        self._terminals.take_over(progress)
         for decky in deckies:
             self._look(decky, anew=not gapless or self._known.get(decky.container_id) != decky.pid1)
         for namespace in self._probes.watched() - {decky.namespace for decky in deckies}:
@@ -245,6 +277,7 @@ class Tap:
 
     async def _forget(self, decky: Watched) -> None:
         await reached(self._records)
+        self._terminals.forget(decky)
         self._watched.pop(decky.container_id)
         self._known.pop(decky.container_id)
         self._unmarked.discard(decky.container_id)
@@ -273,6 +306,7 @@ def build(
     *,
     file_bytes: int = FILE_BYTES,
     total_bytes: int = TOTAL_BYTES,
+    recording_bytes: int = SHOWN_BYTES,
 ) -> Tap:
     """Wire the tap; a running event loop is needed.
 
@@ -289,16 +323,22 @@ def build(
         Quarantine(data_directory / "quarantine", file_bytes=file_bytes, total_bytes=total_bytes),
         run_directory,
         data_directory / "tap",
+        recording_bytes=recording_bytes,
     )
 
 
-async def serve(run_directory: Path, data_directory: Path) -> None:
+async def serve(run_directory: Path, data_directory: Path, *, recording_bytes: int = SHOWN_BYTES) -> None:
     """Run the tap until a signal comes: what `decnet-agent tap` does.
+
+    Args:
+        run_directory: of the collector's socket and the list of deckies.
+        data_directory: of the quarantine and the memory.
+        recording_bytes: of one terminal's output that are recorded.
 
     Raises:
         Unavailable: as `build`.
     """
-    await build(run_directory, data_directory).run()
+    await build(run_directory, data_directory, recording_bytes=recording_bytes).run()
 
 
 def _told_again() -> None:

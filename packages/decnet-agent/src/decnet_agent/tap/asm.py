@@ -19,7 +19,7 @@ _SIZES = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
 _PSEUDO_MAP_FD = 1
 
 # Conditions of a jump: 64-bit compare with an immediate, unsigned where there is a choice.
-EQ, NE, LE, SIGNED_LT = 0x15, 0x55, 0xB5, 0xC5
+EQ, NE, LE, SIGNED_LT, SIGNED_LE = 0x15, 0x55, 0xB5, 0xC5, 0xD5
 
 
 class Assembler:
@@ -93,6 +93,14 @@ class Assembler:
     def jump_if_equal(self, left: int, right: int, label: str) -> None:
         """Jump forward if two registers are the same."""
         self._add(0x1D, left, right, label, 0)
+
+    def jump_if_greater(self, left: int, right: int, label: str) -> None:
+        """Jump forward if a register is more than another, both unsigned."""
+        self._add(0x2D, left, right, label, 0)
+
+    def go(self, label: str) -> None:
+        """Jump forward."""
+        self._add(0x05, 0, 0, label, 0)
 
     def label(self, name: str) -> None:
         """Name the place of the next instruction."""

@@ -19,7 +19,8 @@ _HEADER = struct.Struct("<HBBIIIII")
 _TYPE = struct.Struct("<III")
 _MEMBER = struct.Struct("<III")
 _MAGIC = 0xEB9F
-_STRUCT, _UNION = 4, 5
+_STRUCT, _UNION, _TYPEDEF = 4, 5, 8
+_TRACEPOINT = "btf_trace_"
 _MODIFIERS = frozenset({8, 9, 10, 11, 18})
 """typedef, volatile, const, restrict, type tag: they stand in front of the type meant."""
 
@@ -43,6 +44,25 @@ def field_offsets(blob: bytes, paths: Iterable[str]) -> Mapping[str, int]:
         raise RemoteProtocolError("The kernel's type information cannot be read") from cause
 
 
+def tracepoint_ids(blob: bytes, names: Iterable[str]) -> Mapping[str, int]:
+    """Tell the type id of each tracepoint: how a program says which one's arguments it knows the types of.
+
+    Raises:
+        NotFound: the kernel has no such tracepoint, or does not describe it.
+        RemoteProtocolError: the blob is no BTF.
+    """
+    types = {f"{_TRACEPOINT}{name}": name for name in names}
+    try:
+        found = _Btf(blob).named(_TYPEDEF, set(types))
+    except (struct.error, IndexError, KeyError) as cause:
+        raise RemoteProtocolError("The kernel's type information cannot be read") from cause
+    for name in sorted(types.keys() - found.keys()):
+        raise NotFound(
+            f"This kernel describes no tracepoint {types[name]}", "The kernel is older or newer than the tap knows."
+        )
+    return {types[name]: type_id for name, type_id in found.items()}
+
+
 class _Btf:
     def __init__(self, blob: bytes) -> None:
         magic, _, _, header_bytes, types_at, types_bytes, strings_at, strings_bytes = _HEADER.unpack_from(blob)
@@ -63,6 +83,17 @@ class _Btf:
             if offset is None:
                 raise NotFound(f"This kernel has no {path}", "The kernel is older or newer than the tap knows.")
             found[path] = offset
+        return found
+
+    def named(self, kind: int, wanted: set[str]) -> dict[str, int]:
+        """Tell the ids of the types of a kind by their names."""
+        self._index(set())
+        names = {self._name_offset(name): name for name in wanted}
+        found: dict[str, int] = {}
+        for type_id, at in enumerate(self._where[1:], start=1):
+            name_at, info, _ = _TYPE.unpack_from(self._blob, at)
+            if info >> 24 & 0x1F == kind and name_at in names:
+                found.setdefault(names[name_at], type_id)
         return found
 
     def _index(self, wanted: set[str]) -> dict[str, int]:

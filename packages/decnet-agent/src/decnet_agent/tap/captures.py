@@ -304,9 +304,8 @@ class Captures:
             "uid": str(status.st_uid),
             "writer": UNKNOWN if process is None else writer(process),
         }
-        user = None if process is None else self._observer.user_of(process)
-        if user:
-            fields["user"] = user
+        if process is not None:
+            fields |= self._observer.login_fields(process)
         if process is not None and process.starting:
             fields["startup"] = "true"
         draft = self._observer.event(decky, process, EventType.FILE_CAPTURED, fields, datetime.now(UTC))
@@ -352,6 +351,7 @@ def _about(draft: Event) -> dict[str, object]:
     return {
         "first_seen_at": draft.at.isoformat(),
         "decky": draft.decky,
+        "service": draft.service,
         "session": draft.session,
         "src_ip": draft.src_ip,
         "src_port": draft.src_port,

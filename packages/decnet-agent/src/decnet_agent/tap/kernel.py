@@ -28,8 +28,9 @@ _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD, _RAW_TRACEPOINT_
     17,
     28,
 )
-_HASH, _ARRAY, _RINGBUF = 1, 2, 27
-_KPROBE, _RAW_TRACEPOINT = 2, 17
+_HASH, _ARRAY, _LRU_HASH, _RINGBUF = 1, 2, 9, 27
+_KPROBE, _RAW_TRACEPOINT, _TRACING = 2, 17, 26
+_TRACE_RAW_TP = 23
 _ATTACH_PERF_EVENT = 41
 _PERF_EVENT_ENABLE = 0x2400
 _PERF_FLAG_CLOEXEC = 8
@@ -63,6 +64,11 @@ def create_ring(size_bytes: int) -> int:
 def create_set(entries: int) -> int:
     """Make a set of 32-bit numbers."""
     return _bpf(_MAP_CREATE, struct.pack("=IIIII", _HASH, 4, 4, entries, 0), "make a map")
+
+
+def create_table(key_bytes: int, value_bytes: int, entries: int) -> int:
+    """Make a table for programs alone; when it is full, what was not used for the longest time goes."""
+    return _bpf(_MAP_CREATE, struct.pack("=IIIII", _LRU_HASH, key_bytes, value_bytes, entries, 0), "make a map")
 
 
 def create_counter() -> int:
@@ -101,6 +107,20 @@ def attach_tracepoint(name: str, code: bytes) -> int:
     text = ctypes.create_string_buffer(name.encode())
     try:
         return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIIQ", ctypes.addressof(text), program, 0, 0), f"watch {name}")
+    finally:
+        os.close(program)
+
+
+def attach_typed_tracepoint(type_id: int, code: bytes) -> int:
+    """Load a program that may read what a tracepoint's arguments point at, and run it there, as `attach_tracepoint`.
+
+    Args:
+        type_id: of the tracepoint's `btf_trace_…`, see `btf.tracepoint_ids`.
+        code: of the program.
+    """
+    program = _load(_TRACING, code, attach_type=_TRACE_RAW_TP, type_id=type_id)
+    try:
+        return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("=QIIQ", 0, program, 0, 0), "watch a tracepoint")
     finally:
         os.close(program)
 
@@ -150,12 +170,12 @@ def attach_uprobe(program: int, path: str, offset: int, *, cookie: int) -> int:
         os.close(event)  # the link holds it, and the program
 
 
-def _load(kind: int, code: bytes) -> int:
+def _load(kind: int, code: bytes, *, attach_type: int = 0, type_id: int = 0) -> int:
     instructions, licence = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(_LICENCE)
 
     def attributes(level: int, log: int, log_bytes: int) -> bytes:
         return struct.pack(
-            "=IIQQIIQ",
+            "=IIQQIIQ28xI36xI",
             kind,
             len(code) // 8,
             ctypes.addressof(instructions),
@@ -163,6 +183,8 @@ def _load(kind: int, code: bytes) -> int:
             level,
             log_bytes,
             log,
+            attach_type,
+            type_id,
         )
 
     fd = _syscall(_SYSCALLS[machine()][0], _PROG_LOAD, attributes(0, 0, 0))

@@ -28,5 +28,7 @@ LOG_EVENTS: dict[str, str] = {
     "tap.record_unreadable": "a record of the kernel does not have the form that our programs write",
     "tap.probe_failed": "a function of a decky's program cannot be probed; commands typed or passwords may be missing",
     "tap.probed_file_changed": "a program that is probed was replaced in a decky and is probed anew",
+    "tap.recording_failed": "what a terminal showed cannot be written down or read; how much is counted as dropped",
+    "tap.terminals_unwatched": "the kernel does not let terminals be watched: none is recorded, all else is",
     "tap.quarantine_failed": "a file could not be copied into the quarantine",
 }

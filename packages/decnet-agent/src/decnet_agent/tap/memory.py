@@ -40,7 +40,7 @@ from decnet_agent.evidence.sender import EvidenceSender
 from decnet_agent.tap.remembered import Remembered
 from decnet_core.errors import RemoteProtocolError, Unavailable
 
-FORM = "2"
+FORM = "3"
 """Of the file and of what stands in `facts`; another form is delivered and not continued."""
 RETRY_SECS = 5.0
 """Between two attempts to write a file anew."""
@@ -63,7 +63,7 @@ _Changes = tuple[str, list[tuple[str, str | None]]]
 class Progress:
     """How far the kernel's records are dealt with: a position in one ring, and how many lost ones were told.
 
-    `last` and `dropped` are those of the sender.
+    `last` and `dropped` are those of the sender; `screens` is the ring of terminals.
     """
 
     ring: str = ""
@@ -71,6 +71,8 @@ class Progress:
     lost: int = 0
     last: int = 0
     dropped: int = 0
+    screens: str = ""
+    screens_position: int = 0
 
 
 class Memory:
@@ -157,8 +159,9 @@ class Memory:
             table.restore(rows.fetchall())
         self.outbox = read_outbox(database)
         try:
-            numbers = [int(meta[name]) for name in ("position", "lost", "last", "dropped")]
-            self.progress = Progress(meta["ring"], *numbers)
+            numbers = [int(meta[name]) for name in ("position", "lost", "last", "dropped", "screens_position")]
+            position, lost, last, dropped, screens_position = numbers
+            self.progress = Progress(meta["ring"], position, lost, last, dropped, meta["screens"], screens_position)
         except (KeyError, ValueError) as cause:
             raise RemoteProtocolError("The tap's memory lacks its position") from cause
         self._written = replace(self.progress)

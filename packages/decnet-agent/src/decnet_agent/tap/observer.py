@@ -111,7 +111,9 @@ class Observer:
         self._asking: Remembered[int, bytes] = Remembered("asking", PLAIN, BYTES, MAX_SESSIONS)
         self._written: Remembered[tuple[int, bytes], Session] = Remembered("written", _NAMES, SESSIONS, MAX_WRITTEN)
         self._orders: Remembered[int, Session] = Remembered("orders", PLAIN, SESSIONS)
-        self.tables = (self._table.processes, self._users, self._asking, self._written, self._orders)
+        self._logins: Remembered[str, int] = Remembered("logins", PLAIN, PLAIN, MAX_SESSIONS)
+        """When a session's server first ran something for its user, since boot: he had logged in then."""
+        self.tables = (self._table.processes, self._users, self._asking, self._written, self._orders, self._logins)
         self.behind_ns = 0
 
     def restored(self, deckies: Iterable[Watched]) -> None:
@@ -157,6 +159,10 @@ class Observer:
                 self._entered(decky, record)
             case Kind.PAM_ITEM:
                 self._pam_item(decky, record)
+
+    def decky(self, namespace: int) -> Watched | None:
+        """Tell whose a namespace is."""
+        return self._deckies.get(namespace)
 
     def find(self, namespace: int, pid: int) -> Process | None:
         """Look a decky's process up by its pid on the host; one that ended a moment ago is still there."""
@@ -218,8 +224,19 @@ class Observer:
             self._remember(process.session.id, user)
         return user
 
+    def login_fields(self, process: Process) -> dict[str, str]:
+        """Tell who logged in and when, as far as it is known."""
+        user, session = self.user_of(process), process.session
+        login_ns = None if session is None else self._logins.get(session.id)
+        told = {"user": user} if user else {}
+        if login_ns is not None:
+            told["login_at"] = wall_time(login_ns).isoformat(timespec="milliseconds")
+        return told
+
     def _executed(self, decky: Watched, record: Record) -> None:
         process = self._look_at_server(self._table.executed(record), record)
+        if process.session is not None and process.left_server_ns == record.at_ns:
+            self._note_login(process.session.id, record.at_ns)
         if process.session is None and not process.serving:
             author = self._author(record)
             process = process if author is None else self._table.adopted(process, author)
@@ -255,7 +272,7 @@ class Observer:
             fields["user"] = user
         if process.starting:
             fields["startup"] = "true"
-        self._emit(self.event(decky, process, EventType.COMMAND_RUN, fields, _when(record.at_ns)))
+        self._emit(self.event(decky, process, EventType.COMMAND_RUN, fields, wall_time(record.at_ns)))
 
     def _pam_item(self, decky: Watched, record: Record) -> None:
         process = self._look_at_server(self._table.current(record), record)
@@ -271,7 +288,7 @@ class Observer:
             "password": readable(record.text),
             "by": readable(record.name),
         }
-        self._emit(self.event(decky, process, EventType.CREDENTIAL_TRIED, fields, _when(record.at_ns)))
+        self._emit(self.event(decky, process, EventType.CREDENTIAL_TRIED, fields, wall_time(record.at_ns)))
 
     def _look_at_server(self, process: Process, record: Record) -> Process:
         """Find out whether an SSH server's process serves a connection; others are not looked at.
@@ -288,17 +305,21 @@ class Observer:
             return self._table.connected(process, decky.container_id, {record.flow})
         return self._table.connected(process, decky.container_id, self._procs.served_flows(record.pid))
 
+    def _note_login(self, session: str, at_ns: int) -> None:
+        if session not in self._logins:
+            self._logins.put(session, at_ns)
+
     def _remember(self, session: str, user: str) -> None:
         if self._users.get(session) != user:
             self._users.put(session, user)
 
 
-def _is_fake(password: bytes) -> bool:
-    whole = _FAKE_PASSWORD * (len(password) // len(_FAKE_PASSWORD) + 1)
-    return password != b"" and whole.startswith(password)
-
-
-def _when(at_ns: int) -> datetime:
+def wall_time(at_ns: int) -> datetime:
     """Tell the wall clock's time of a moment since boot; both clocks are read now, so that a set clock is followed."""
     ago = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - at_ns
     return datetime.now(UTC) - timedelta(microseconds=ago // 1000)
+
+
+def _is_fake(password: bytes) -> bool:
+    whole = _FAKE_PASSWORD * (len(password) // len(_FAKE_PASSWORD) + 1)
+    return password != b"" and whole.startswith(password)

@@ -106,6 +106,11 @@ class KernelProbes:
         }
 
     @property
+    def maps(self) -> programs.Maps:
+        """The maps of the programs, for others that watch the same deckies."""
+        return self._maps
+
+    @property
     def fd(self) -> int:
         """What to wait on."""
         return self._ring.fd

@@ -121,7 +121,7 @@ class Maps:
 
 def forked(maps: Maps, at: Mapping[str, int]) -> bytes:
     """Tell of a new process (not of a new thread)."""
-    code = _Program(maps, at)
+    code = Program(maps, at)
     code.load(R6, R1, 8)  # the tracepoint's arguments: parent, child
     code.skip_threads()
     code.only_in_deckies()
@@ -132,7 +132,7 @@ def forked(maps: Maps, at: Mapping[str, int]) -> bytes:
 
 def exited(maps: Maps, at: Mapping[str, int]) -> bytes:
     """Tell of the end of a process."""
-    code = _Program(maps, at)
+    code = Program(maps, at)
     code.load(R6, R1, 0)
     code.skip_threads()
     code.only_in_deckies()
@@ -143,7 +143,7 @@ def exited(maps: Maps, at: Mapping[str, int]) -> bytes:
 
 def executed(maps: Maps, at: Mapping[str, int]) -> bytes:
     """Tell of a program that was started, with its arguments as the kernel laid them out."""
-    code = _Program(maps, at)
+    code = Program(maps, at)
     code.copy(R9, R1)
     code.load(R6, R1, 0)  # the tracepoint's arguments: task, old pid, linux_binprm
     code.only_in_deckies()
@@ -158,7 +158,7 @@ def executed(maps: Maps, at: Mapping[str, int]) -> bytes:
 
 def prompted(maps: Maps, at: Mapping[str, int]) -> bytes:
     """Tell that a shell asks for a line."""
-    code = _Program(maps, at)
+    code = Program(maps, at)
     code.copy(R9, R1)
     code.only_in_attachment()
     code.record(Kind.PROMPTED, HEADER_BYTES)
@@ -168,7 +168,7 @@ def prompted(maps: Maps, at: Mapping[str, int]) -> bytes:
 
 def entered(maps: Maps, at: Mapping[str, int], registers: Registers) -> bytes:
     """Tell the line that a shell got, or that its user gave up with Ctrl-C; end of input gives an empty text."""
-    code = _Program(maps, at)
+    code = Program(maps, at)
     code.copy(R9, R1)
     code.only_in_attachment()
     code.record(Kind.ENTERED, HEADER_BYTES + LINE_BYTES)
@@ -189,7 +189,7 @@ def entered(maps: Maps, at: Mapping[str, int], registers: Registers) -> bytes:
 
 def pam_user(maps: Maps, at: Mapping[str, int], registers: Registers) -> bytes:
     """Tell the user whom a program begins to authenticate, where it knows one already."""
-    code = _Program(maps, at)
+    code = Program(maps, at)
     code.copy(R9, R1)
     code.load(R1, R9, registers.second_argument)
     code.jump(EQ, R1, 0, "out")
@@ -204,7 +204,7 @@ def pam_user(maps: Maps, at: Mapping[str, int], registers: Registers) -> bytes:
 
 def pam_item(maps: Maps, at: Mapping[str, int], registers: Registers) -> bytes:
     """Tell a user name or password that PAM was given."""
-    code = _Program(maps, at)
+    code = Program(maps, at)
     code.copy(R9, R1)
     code.load(R1, R9, registers.second_argument, 4)
     code.jump(EQ, R1, PAM_USER, "wanted")
@@ -222,7 +222,7 @@ def pam_item(maps: Maps, at: Mapping[str, int], registers: Registers) -> bytes:
     return code.finish()
 
 
-class _Program(Assembler):
+class Program(Assembler):
     """Parts of the programs.
 
     R6 task, R7 record, R8 struct pid, R9 context. The stack's slots:
@@ -236,6 +236,7 @@ class _Program(Assembler):
         self._at = at
 
     def skip_threads(self) -> None:
+        """Leave the program for a thread that is not its process's first."""
         self._read_stack(-8, R6, self._at["task_struct.pid"], 4)
         self._read_stack(-16, R6, self._at["task_struct.tgid"], 4)
         self.load(R1, FP, -8, 4)
@@ -243,6 +244,7 @@ class _Program(Assembler):
         self.jump_unless_equal(R1, R2, "out")
 
     def only_in_deckies(self) -> None:
+        """Leave the program unless the task in R6 is in a decky."""
         self._find_namespace()
         self.load_map(R1, self._maps.deckies)
         self.copy(R2, FP)
@@ -251,6 +253,7 @@ class _Program(Assembler):
         self.jump(EQ, R0, 0, "out")
 
     def only_in_attachment(self) -> None:
+        """Find the task; leave the program unless it is in the decky that this probe is for."""
         self.call(_TASK)
         self.copy(R6, R0)
         self._find_namespace()
@@ -298,6 +301,7 @@ class _Program(Assembler):
         self.label(over)
 
     def measure_arguments(self) -> None:
+        """Find where the arguments begin and how long they are."""
         self._follow(R6, "task_struct.mm")
         self._read_stack(-24, R1, self._at["mm_struct.arg_start"], 8)
         self._follow(R6, "task_struct.mm")
@@ -377,12 +381,14 @@ class _Program(Assembler):
         self.label("unreadable")
 
     def submit(self) -> None:
+        """Hand the record over, and leave the program."""
         self.copy(R1, R7)
         self.move(R2, 0)
         self.call(_SUBMIT)
         self.leave()
 
     def finish(self) -> bytes:
+        """Write the program's common ends, and give its bytes."""
         self.label("lost")
         self.store_constant(FP, -40, 0)
         self.load_map(R1, self._maps.lost)

@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import secrets
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -48,7 +49,7 @@ class Kept:
 
 
 class Quarantine:
-    """The folder; used by one thread at a time.
+    """The folder; may be used by several threads.
 
     Raises:
         Unavailable: the folder cannot be made or read.
@@ -56,6 +57,7 @@ class Quarantine:
 
     def __init__(self, folder: Path, *, file_bytes: int = FILE_BYTES, total_bytes: int = TOTAL_BYTES) -> None:
         self._file_bytes, self._total_bytes = file_bytes, total_bytes
+        self._turn = threading.Lock()
         try:
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._folder = os.open(folder, _DIRECTORY)
@@ -83,10 +85,11 @@ class Quarantine:
         """
         name = secrets.token_hex(8)
         try:
-            with self._create(name) as copy:
-                digest, kept_bytes = self._copy(fd, copy)
-                size_bytes = max(os.fstat(fd).st_size, kept_bytes)
-            stored_as = self._store(name, digest, kept_bytes, about)
+            with self._turn:
+                with self._create(name) as copy:
+                    digest, kept_bytes = self._copy(fd, copy)
+                    size_bytes = max(os.fstat(fd).st_size, kept_bytes)
+                stored_as = self._store(name, digest, kept_bytes, about)
         except OSError as cause:
             raise Unavailable(
                 f"Cannot quarantine a file: {cause.strerror}", "Look at the disk's free space."
