@@ -1,9 +1,10 @@
-"""The four doors that strangers can knock at, open in the test's own loop, all of one master's CA.
+"""The five doors that strangers can knock at, open in the test's own loop, all of one master's CA.
 
 enrolment   where workers join and renew: shows its certificate to anybody, judges one that is shown
 agent       of worker w1: for the master alone
 updater     of worker w1: for the master alone
 listener    for the logships of active hosts
+operators   of the controller: for operators who were let in
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from tests.swarm.simulated import SimulatedAgent
 
 HOST = "w1"
 AGENT, UPDATER, LOGSHIP = (Identity(role, HOST) for role in (Role.AGENT, Role.UPDATER, Role.LOGSHIP))
+OPERATOR = Identity(Role.OPERATOR, "alice")
 ANSWER_SECS = 60.0
 
 
@@ -85,9 +87,9 @@ def _get(path: str, host: str) -> bytes:
 
 @contextlib.asynccontextmanager
 async def open_doors(
-    settings: MasterSettings, enrolment_port: int, ca: Ca, folder: Path
+    settings: MasterSettings, enrolment_port: int, operator_port: int, ca: Ca, folder: Path
 ) -> AsyncIterator[dict[str, Door]]:
-    """Open all; the enrolment endpoint is open already."""
+    """Open all; those of the controller's process are open already."""
     async with contextlib.AsyncExitStack() as stack:
         ports = {}
         for name, identity in (("agent", AGENT), ("updater", UPDATER)):
@@ -109,6 +111,15 @@ async def open_doors(
                 b"9 \nRESUME",
                 ("handshake.refused", "sender.refused"),
                 (ALPN,),
+            ),
+            "operators": Door(
+                "operators",
+                operator_port,
+                MASTER_HOST,
+                OPERATOR,
+                _get("/health", MASTER_HOST),
+                b"HTTP/1.1 200",
+                ("handshake.failed", "peer.refused", "operator.refused"),
             ),
         }
 

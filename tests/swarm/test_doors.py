@@ -26,9 +26,10 @@ from decnet_master.listener.server import ServerLimits
 from decnet_master.settings import MasterSettings
 from decnet_master.swarmctl.app import App
 from tests.pki.world import Ca, lay_down, now
-from tests.swarm.doors import HOST, Door, open_doors
+from tests.swarm.doors import HOST, OPERATOR, Door, open_doors
 from tests.swarm.flood import Flood
-from tests.swarm.master import port_of
+from tests.swarm.master import Template, port_of
+from tests.swarm.operators import let_in
 
 pytestmark = pytest.mark.slow  # a controller and workers over mutual TLS for each test
 
@@ -41,16 +42,25 @@ MARGIN_SECS = 10.0  # for a machine that is busy with other things
 class House:
     """The doors, the CA behind them, and who may come in."""
 
-    def __init__(self, doors: dict[str, Door], ca: Ca, settings: MasterSettings, worker: AgentSettings) -> None:
+    def __init__(
+        self, doors: dict[str, Door], ca: Ca, settings: MasterSettings, worker: AgentSettings, operator: Path
+    ) -> None:
         self.doors = doors
+        self._operator = operator
         self.ca = ca
         self._settings = settings
         self.worker = worker
 
     def visitor(self, door: Door) -> IdentityFiles:
         """The files of one who may come in."""
-        at_home = self._settings if door.visitor.role is Role.MASTER else self.worker
-        return KeyStore(at_home.identities_directory).load(door.visitor.role, now()).files
+        homes = {Role.MASTER: self._settings.identities_directory, Role.OPERATOR: self._operator}
+        home = homes.get(door.visitor.role, self.worker.identities_directory)
+        return KeyStore(home).load(door.visitor.role, now()).files
+
+
+@pytest.fixture
+def settings(template: Template, tmp_path: Path) -> MasterSettings:
+    return template.copy(tmp_path).model_copy(update={"operator_address": "127.0.0.1:0"})
 
 
 @pytest.fixture
@@ -62,8 +72,11 @@ async def house(
     worker = AgentSettings.load(data_directory=tmp_path / HOST)
     answer = await controller.post("/hosts", json={"name": HOST})
     await asyncio.to_thread(joining.join, worker, JoinToken.parse(answer.json()["token"]))
-    async with open_doors(settings, port_of(swarm.enrolment_socket), ca, tmp_path) as doors:
-        yield House(doors, ca, settings, worker)
+    await let_in(controller, tmp_path / "operator", OPERATOR.host)
+    assert swarm.operator_socket is not None
+    ports = port_of(swarm.enrolment_socket), port_of(swarm.operator_socket)
+    async with open_doors(settings, *ports, ca, tmp_path) as doors:
+        yield House(doors, ca, settings, worker, tmp_path / "operator")
 
 
 def forged(ca: Ca, folder: Path, identity: Identity, **values: object) -> IdentityFiles:
@@ -137,7 +150,7 @@ async def test_tls_below_1_3(house: House) -> None:
 
 
 async def test_a_workers_identity_opens_only_what_is_its_own(house: House) -> None:
-    for name in ("agent", "updater", "listener"):
+    for name in ("agent", "updater", "listener", "operators"):
         for role in WORKER_ROLES:
             files = KeyStore(house.worker.identities_directory).load(role, now()).files
             door = house.doors[name]
@@ -146,6 +159,16 @@ async def test_a_workers_identity_opens_only_what_is_its_own(house: House) -> No
                 assert admitted == ((name, role) == ("listener", Role.LOGSHIP)), (name, role)
                 if not admitted:
                     await told(logs, door.refusals, f"{role}@{HOST}")
+
+
+async def test_an_operators_identity_opens_the_controller_alone(house: House) -> None:
+    files = house.visitor(house.doors["operators"])
+    for name in ("agent", "updater", "listener"):
+        door = house.doors[name]
+        with capture_logs() as logs:
+            assert not await door.admits(files, files.ca), name
+            await told(logs, door.refusals, str(OPERATOR))
+    assert await served(house, house.doors["operators"])
 
 
 async def test_a_live_connection_ends_with_its_host(house: House, controller: httpx.AsyncClient) -> None:
