@@ -13,7 +13,7 @@ writes there is what came from the client. So the ends of four system calls say 
 At the end of a call it is known what was really read or written, and what the kernel threw away (output that Ctrl-C
 discards) is not told. The data are still in the process's own buffer. Nothing shows in the decky: there is no probe in
 any of its programs. The price is the tracepoint `sys_exit`, through which all system calls of the host go while it is
-watched (docs/adr/0023): what is none of the four leaves the program after six instructions.
+watched (docs/adr/0022): what is none of the four leaves the program after six instructions.
 
 Record, native byte order, in a ring of its own, so that no flood on a screen takes the room of commands and passwords:
     0  u32 kind         4  u32 namespace      8  u64 since boot, ns  16 u64 which terminal (its address)
