@@ -36,6 +36,7 @@ from decnet_agent.engine.contexts import ImageContexts
 from decnet_agent.engine.labels import LABEL_DECKY
 from decnet_agent.engine.watch import EngineWatch, SeenContainer
 from decnet_agent.evidence.appending import EventAppender
+from decnet_agent.evidence.artifacts import Artifacts
 from decnet_agent.evidence.collector import Collector
 from decnet_agent.evidence.event_log import EventLog
 from decnet_agent.evidence.sensors import serve_evidence
@@ -50,6 +51,7 @@ from decnet_core.enrolment import ENROLMENT_FILE
 from decnet_core.errors import RemoteProtocolError, Unavailable
 from decnet_core.fleet import AgentStatus, DeckyPhase, DeckyState, Health, Shard, ShardReport
 from decnet_core.identity import Role
+from decnet_core.peer import ASGIApp
 from decnet_core.pki.keystore import KeyStore
 from decnet_core.pki.live import LiveIdentity
 from decnet_core.supervise import Child, keep_running
@@ -143,7 +145,7 @@ class App:
                 ready=ready.one_more,
                 connected=count_sensors,
             ),
-            "http": partial(serve, http.build(self.agent), self.server, self.identity.server_context(), up),
+            "http": partial(serve, self._routes(), self.server, self.identity.server_context(), up),
             "identity": self.identity.watch,
             "keep": partial(keep, self.agent.executor, self.agent.watch),
         }
@@ -152,6 +154,9 @@ class App:
         for child in self.children:
             tasks[child.name] = partial(keep_running, child, up=ready.one_more)
         await daemon.run(tasks, ready)
+
+    def _routes(self) -> ASGIApp:
+        return http.build(self.agent, Artifacts(self.settings.quarantine_directory))
 
 
 def build(settings: AgentSettings, *, forwarder: bool = True, tap: bool = True) -> App:

@@ -200,7 +200,7 @@ def _tap(_chosen: argparse.Namespace) -> int | None:
     settings = _settings()
     file = settings.log_directory / "decnet.tap.log" if settings.log_output == "file" else None
     logs.configure("tap", level=settings.log_level, file=file)
-    asyncio.run(serve(settings.run_directory, settings.data_directory))
+    asyncio.run(serve(settings.run_directory, settings.data_directory, recording_bytes=settings.recording_bytes))
     return None
 
 

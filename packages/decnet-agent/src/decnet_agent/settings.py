@@ -56,6 +56,8 @@ class AgentSettings(RoleSettings):
     container_log_files: Annotated[int, Field(ge=1, le=64)] = 4
     event_log_file_bytes: Annotated[int, Field(ge=1 << 16)] = 64 * _MIB
     """A file of the event log is rotated at this size."""
+    recording_bytes: Annotated[int, Field(ge=1 << 16, le=32 * _MIB)] = 16 * _MIB
+    """So much of what one terminal shows is recorded; what is typed is bounded apart from it."""
 
     @field_validator("excluded_addresses", mode="before")
     @classmethod
@@ -83,6 +85,11 @@ class AgentSettings(RoleSettings):
     def state_directory(self) -> Path:
         """Where the agent keeps what it must not forget."""
         return self.data_directory / "agent"
+
+    @property
+    def quarantine_directory(self) -> Path:
+        """Where the tap keeps captured files and recordings."""
+        return self.data_directory / "quarantine"
 
     @property
     def event_log(self) -> Path:

@@ -1,16 +1,17 @@
-"""What the agent answers: four routes, for the master alone.
+"""What the agent answers: five routes, for the master alone.
 
     GET  /health    -> Health        the agent lives
     GET  /status    -> AgentStatus   what runs here
     POST /deploy    Shard -> ShardReport
     POST /teardown  Shard -> ShardReport   the same, for a shard with fewer deckies: the name says what was meant
+    GET  /artifacts/SHA256 -> its bytes    a captured file or a recording
 
 Invariants
 - Only `master@decnet-master` is answered, by its verified certificate; everybody else gets 403 whatever he asks,
   and learns nothing of the routes. There are no pages about the API.
 - A body is bounded in bytes and in time. Errors are problem+json with the kind of our error, so that the master's CLI
   ends with the same exit code; no input is quoted in them.
-- Starlette is what FastAPI is built on: four routes and one body need no more, and a worker keeps 7 MB.
+- Starlette is what FastAPI is built on: five routes and one body need no more, and a worker keeps 7 MB.
 
 Source: RFC 9457 (problem details).
 """
@@ -25,9 +26,10 @@ from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from decnet_agent.evidence.artifacts import Artifact, Artifacts
 from decnet_core import errors
 from decnet_core.errors import DecnetError, RemoteProtocolError, TrustError
 from decnet_core.fleet import AgentStatus, Contract, Health, Shard, ShardReport
@@ -38,6 +40,9 @@ MAX_BODY_BYTES = 4 << 20
 """The largest shard, 1,000 deckies with 16 accounts each, is half of it."""
 
 BODY_SECS = 30.0
+
+ARTIFACT_SECS = 600.0
+"""The largest artifact, 64 MiB, at 1 Mbit/s."""
 
 _TYPE_PREFIX = "urn:decnet:problem:"
 
@@ -69,8 +74,13 @@ class Agent(Protocol):
         """Make the worker run what the shard says."""
 
 
-def build(agent: Agent) -> ASGIApp:
-    """Wire the application."""
+def build(agent: Agent, artifacts: Artifacts | None = None) -> ASGIApp:
+    """Wire the application.
+
+    Args:
+        agent: what is called.
+        artifacts: what the tap keeps; None where there is none to give.
+    """
 
     async def health(_request: Request) -> Response:
         return _answer(agent.health())
@@ -86,7 +96,14 @@ def build(agent: Agent) -> ASGIApp:
         # A master that hangs up does not stop half-way what it asked for.
         return _answer(await asyncio.shield(asyncio.ensure_future(agent.apply(shard))))
 
+    async def artifact(request: Request) -> Response:
+        if artifacts is None:
+            raise errors.NotFound("This worker keeps no artifacts", "")
+        found = artifacts.open(request.path_params["sha256"])
+        return _Streamed(found)
+
     routes = [
+        Route("/artifacts/{sha256}", artifact),
         Route("/health", health),
         Route("/status", status),
         Route("/deploy", apply, methods=["POST"]),
@@ -126,6 +143,22 @@ def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
     if error.status_code == 404:
         return problem(errors.NotFound("An agent has no such route", advice))
     return problem(RemoteProtocolError(f"The request cannot be read: {error.detail}", advice), error.status_code)
+
+
+class _Streamed(StreamingResponse):
+    """An artifact's bytes; it is closed also when nobody takes them."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        headers = {"content-length": str(artifact.size_bytes)}
+        super().__init__(artifact.pieces(), media_type="application/octet-stream", headers=headers)
+        self._artifact = artifact
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(ARTIFACT_SECS):
+                await super().__call__(scope, receive, send)
+        finally:
+            self._artifact.close()
 
 
 def _for_the_master(app: ASGIApp) -> ASGIApp:
