@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from decnet_core.errors import ConfigError, ExitCode
-from decnet_core.settings import MAX_CONFIG_BYTES, SECTIONS, RoleSettings, config_path, required
+from decnet_core.settings import MAX_CONFIG_BYTES, SECTIONS, RoleSettings, config_path, passed_on, required
 
 
 class Settings(RoleSettings):
@@ -68,6 +68,23 @@ def test_command_line_over_environment_over_role_over_shared(ini, monkeypatch):
     assert Settings.load().batch_size == 3
     assert Settings.load(batch_size=4).batch_size == 4
     assert Settings.load(batch_size=None).batch_size == 3
+
+
+def test_what_another_role_is_set_to_is_passed_on(ini, monkeypatch):
+    def told() -> str:
+        return passed_on("updater", "updater-address", "0.0.0.0:1")
+
+    assert told() == "0.0.0.0:1"
+    ini.write_text("[agent]\nupdater-address = 0.0.0.0:2\n[updater]\nupdater-address =\n")
+    assert told() == "0.0.0.0:1"
+    ini.write_text("[updater]\nupdater-address = 0.0.0.0:3\nwhat-the-agent-does-not-know = 100%\n")
+    assert told() == "0.0.0.0:3"
+    monkeypatch.setenv("DECNET_UPDATER_ADDRESS", "0.0.0.0:4")
+    assert told() == "0.0.0.0:4"
+    ini.write_text("[updater\n")
+    monkeypatch.delenv("DECNET_UPDATER_ADDRESS")
+    with pytest.raises(ConfigError, match="not an INI file"):
+        told()
 
 
 @pytest.mark.parametrize("value", ["", None])

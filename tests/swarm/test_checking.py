@@ -66,7 +66,7 @@ async def updater(worker: Worker, folder: Path, port: int, role: Role = Role.UPD
 
 @pytest.fixture
 async def updater_ports(store: Store, workers: tuple[Worker, Worker]) -> dict[str, int]:
-    """Ports of this test alone: a worker says no other one than 8766 when it joins."""
+    """Ports of this test alone, instead of those that the workers are set to."""
     ports = {}
     async with store._database.write() as connection:
         for worker in workers:

@@ -77,18 +77,26 @@ async def post(joiner: httpx.AsyncClient, request: JoinRequest) -> httpx.Respons
 
 
 async def test_a_worker_joins(
-    swarm: App, controller: httpx.AsyncClient, store: Store, tmp_path: Path, template: Template
+    swarm: App,
+    controller: httpx.AsyncClient,
+    store: Store,
+    tmp_path: Path,
+    template: Template,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     token = await token_for(controller, "w1")
     assert token.pin == template.pin
     assert token.address == f"127.0.0.1:{port_of(swarm.enrolment_socket)}"
+    (tmp_path / "decnet.ini").write_text("[updater]\nupdater-address = 192.0.2.7:18766\n")
+    monkeypatch.setenv("DECNET_CONFIG", str(tmp_path / "decnet.ini"))
     agent = AgentSettings.load(data_directory=tmp_path / "worker", agent_address="127.0.0.1:18765")
 
     identity = await asyncio.to_thread(joining.join, agent, token)
 
     assert str(identity) == "agent@w1"
     host = await store.hosts.get("w1")
-    assert (host.status, host.address, host.agent_port) == (HostStatus.ACTIVE, "127.0.0.1", 18765)
+    assert (host.status, host.address) == (HostStatus.ACTIVE, "127.0.0.1")
+    assert (host.agent_port, host.updater_port) == (18765, 18766)
     for role in WORKER_ROLES:
         stored = KeyStore(agent.identities_directory).load(role, datetime.now(UTC))
         assert stored.identity == Identity(role, "w1")

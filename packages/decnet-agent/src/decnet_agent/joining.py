@@ -29,13 +29,14 @@ from decnet_agent import __version__, master_client
 from decnet_agent.grants import judged
 from decnet_agent.settings import AgentSettings
 from decnet_core.endpoints import Endpoint
-from decnet_core.enrolment import ENROLMENT_FILE, Enrolment, JoinReply, JoinRequest, JoinToken
+from decnet_core.enrolment import ENROLMENT_FILE, UPDATER_PORT, Enrolment, JoinReply, JoinRequest, JoinToken
 from decnet_core.errors import ConfigError, Conflict, DecnetError, RemoteProtocolError, TrustError
 from decnet_core.identity import WORKER_ROLES, Identity, Role
 from decnet_core.pki.durable import PUBLIC_MODE, replace_file
 from decnet_core.pki.keystore import KeyStore, StoredIdentity
 from decnet_core.pki.pin import pinned_ca, pins_in
 from decnet_core.pki.tls import client_context
+from decnet_core.settings import passed_on
 
 if TYPE_CHECKING:
     from decnet_core.pki.certificates import PrivateKey
@@ -53,7 +54,7 @@ def join(settings: AgentSettings, token: JoinToken, *, address: str | None = Non
         Conflict: this host has joined as somebody else already.
         TrustError: the pin does not match, the master refuses the token, or its answer is not for the keys sent.
         Unavailable: the master does not answer; the same command again is harmless.
-        ConfigError: the data directory cannot be written.
+        ConfigError: the data directory cannot be written, or an address of this worker is none that can be told.
     """
     agent = Identity(Role.AGENT, token.host)
     store = KeyStore(settings.identities_directory)
@@ -79,7 +80,8 @@ def _trade(settings: AgentSettings, token: JoinToken, store: KeyStore, ca_pem: b
         token_id=token.id,
         secret=token.secret,
         version=__version__,
-        agent_port=Endpoint.parse(settings.agent_address).port,
+        agent_port=_port("agent-address", settings.agent_address),
+        updater_port=_port("updater-address", passed_on("updater", "updater-address", f"0.0.0.0:{UPDATER_PORT}")),
         address=address,
         csrs={role: _csr(store, Identity(role, token.host), usable.get(role)) for role in WORKER_ROLES},
     )
@@ -89,6 +91,15 @@ def _trade(settings: AgentSettings, token: JoinToken, store: KeyStore, ca_pem: b
     except TrustError as error:
         raise TrustError(error.message, _expiry_hint(token) + error.advice) from error
     return reply
+
+
+def _port(setting: str, address: str) -> int:
+    port = Endpoint.parse(address).port
+    if port == 0:
+        raise ConfigError(
+            f"{setting} leaves the port open, and the master must know it", f"Name one in {setting} before joining."
+        )
+    return port
 
 
 def read_enrolment(data_directory: Path) -> Enrolment | None:

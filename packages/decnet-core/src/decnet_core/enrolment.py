@@ -36,6 +36,9 @@ MAX_TOKEN_CHARS = 2048
 MAX_CSR_CHARS = 8192
 """An RSA-4096 CSR is under 2 KiB of PEM."""
 
+AGENT_PORT, UPDATER_PORT = 8765, 8766
+"""Where the master reaches a worker that says nothing else."""
+
 WorkerName = Annotated[HostName, Field(max_length=MAX_HOST_LENGTH)]
 
 
@@ -80,8 +83,8 @@ class JoinRequest(Contract):
     token_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     secret: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$", repr=False)]
     version: Annotated[str, Field(max_length=64)]
-    agent_port: Annotated[int, Field(ge=1, le=0xFFFF)] = 8765
-    updater_port: Annotated[int, Field(ge=1, le=0xFFFF)] = 8766
+    agent_port: Annotated[int, Field(ge=1, le=0xFFFF)] = AGENT_PORT
+    updater_port: Annotated[int, Field(ge=1, le=0xFFFF)] = UPDATER_PORT
     address: Annotated[str, Field(max_length=255)] | None = None
     """Where the master reaches this worker; None means the address that the request came from."""
     csrs: dict[Role, Annotated[str, Field(max_length=MAX_CSR_CHARS)]]

@@ -2,7 +2,8 @@
 
 `/etc/decnet/decnet.ini` (or the file that `DECNET_CONFIG` names) has a section `[decnet]` with what every program
 shares and one section for each role: `[master]`, `[agent]`, `[updater]`, `[logship]`. A program reads `[decnet]` and
-its own section; the other roles' keys are never looked at. Keys are written with hyphens. A real environment variable
+its own section; the other roles' keys are never looked at, but for one that a program passes on in another's name
+(`passed_on`). Keys are written with hyphens. A real environment variable
 `DECNET_<KEY>` (upper case, underscores) wins over the file; an argument on the command line wins over both. An empty
 value, in the file or in a variable, is the same as none.
 
@@ -120,19 +121,7 @@ def read_ini(path: Path, section: str, known: Mapping[str, Any] | frozenset[str]
     Raises:
         ConfigError: unreadable, not INI, too large, or a section or key that is not known.
     """
-    text = _text_of(path)
-    if text is None:
-        return {}
-    parser = configparser.ConfigParser(interpolation=None, default_section="\0", inline_comment_prefixes=None)
-    try:
-        parser.read_string(text, source=str(path))
-    except configparser.Error as cause:
-        line = getattr(cause, "lineno", None)
-        place = f" near line {line}" if isinstance(line, int) else ""
-        raise ConfigError(
-            f"{path} is not an INI file{place}: {type(cause).__name__}",
-            "Write [section] lines and key = value lines; decnet.ini.example shows all keys.",
-        ) from None
+    parser = _parsed(path)
     strangers = [name for name in parser.sections() if name not in SECTIONS]
     if strangers:
         raise ConfigError(f"{path} has the unknown section {strangers[0]!r}", _nearest(strangers[0], SECTIONS))
@@ -146,6 +135,36 @@ def read_ini(path: Path, section: str, known: Mapping[str, Any] | frozenset[str]
             if value:
                 values[field] = value
     return values
+
+
+def passed_on(section: str, setting: str, default: str) -> str:
+    """Read what another role of this host is set to, for a program that tells it to others: a worker's agent names its
+    updater's port to the master.
+
+    Args:
+        section: the role's.
+        setting: as it is written in the file, such as `updater-address`.
+        default: the role's own.
+
+    Raises:
+        ConfigError: the file cannot be read or parsed. The value is not checked.
+    """
+    variable = f"DECNET_{setting.upper().replace('-', '_')}"
+    return os.environ.get(variable) or _parsed(config_path()).get(section, setting, fallback="") or default
+
+
+def _parsed(path: Path) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None, default_section="\0", inline_comment_prefixes=None)
+    try:
+        parser.read_string(_text_of(path) or "", source=str(path))
+    except configparser.Error as cause:
+        line = getattr(cause, "lineno", None)
+        place = f" near line {line}" if isinstance(line, int) else ""
+        raise ConfigError(
+            f"{path} is not an INI file{place}: {type(cause).__name__}",
+            "Write [section] lines and key = value lines; decnet.ini.example shows all keys.",
+        ) from None
+    return parser
 
 
 def _text_of(path: Path) -> str | None:
