@@ -8,7 +8,7 @@ from typing import Self
 
 import typer
 
-from decnet_core.errors import Conflict, DecnetError, Unavailable
+from decnet_core.errors import DecnetError, Unavailable
 from decnet_core.pki.live import renewal_due
 from decnet_master.cli.connection import Connection, Progress
 from decnet_master.settings import MasterSettings
@@ -57,8 +57,8 @@ class Controller(Connection):
 
             try:
                 operator_identity.renew(self._settings, self.renew_operator)
-            except (Conflict, Unavailable):
-                pass  # another command renews, or the master is away, which the command itself says next
+            except Unavailable:
+                pass  # which the command itself meets and says next
             except DecnetError as error:
                 typer.echo(f"The operator's certificate was not renewed: {error.message}. {error.advice}", err=True)
         return self
