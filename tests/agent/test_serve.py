@@ -153,6 +153,8 @@ def test_status_as_json(worker):
     document = json.loads(run(worker, "status", "--json").stdout)
     assert document["engine"] is None
     assert document["deckies"] == []
+    assert document["logship"]["state"] == "absent", "no shipper ever ran here"
+    assert "state.json" in document["logship"]["reason"]
 
 
 def test_strangers_who_only_connect_cost_little(worker):

@@ -18,6 +18,7 @@ from decnet_agent.engine.labels import LABEL_DECKY, LABEL_IP, LABEL_SERVICES
 from decnet_agent.engine.watch import EngineWatch
 from decnet_agent.joining import read_enrolment
 from decnet_agent.settings import AgentSettings
+from decnet_agent.shipping import ShippingState, ask_shipper
 from decnet_core.errors import ConfigError, DecnetError, ExitCode, NotFound, TrustError, Unavailable
 from decnet_core.identity import Role
 from decnet_core.pki.keystore import KeyStore
@@ -38,6 +39,7 @@ def print_status(settings: AgentSettings, *, as_json: bool) -> int:
     out(f"master  {document['master'] or '-'}\n")
     out(f"until   {document['identity_until'] or '-'}\n")
     out(f"engine  {document['engine'] or 'does not answer'}\n")
+    out(f"logship {ShippingState(**document['logship']).words()}\n")
     for decky in document["deckies"]:
         state = "running" if decky["running"] else "stopped"
         out(f"decky   {decky['name']:<24} {decky['ip'] or '-':<16} {state:<8} {decky['services']}\n")
@@ -82,6 +84,7 @@ def _status(settings: AgentSettings) -> dict[str, Any]:
         "master": None if enrolment is None else enrolment.master,
         "identity_until": until,
         "engine": engine,
+        "logship": ask_shipper().document(),
         "deckies": [
             {
                 "name": item.labels.get(LABEL_DECKY),

@@ -138,8 +138,9 @@ def read_ini(path: Path, section: str, known: Mapping[str, Any] | frozenset[str]
 
 
 def passed_on(section: str, setting: str, default: str) -> str:
-    """Read what another role of this host is set to, for a program that tells it to others: a worker's agent names its
-    updater's port to the master.
+    """Read what another role of this host is set to, for a program that tells it to others.
+
+    A worker's agent names the updater's port to the master.
 
     Args:
         section: the role's.
