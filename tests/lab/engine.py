@@ -117,8 +117,12 @@ class LabEngine:
         if slot is not None:
             slot.release()
 
-    def restart(self, end_with: signal.Signals = signal.SIGTERM) -> None:
+    def restart(self, end_with: signal.Signals = signal.SIGTERM, *, patience_secs: float = _START_SECS) -> None:
         """End the daemon and start it again on what it left, as a package upgrade or a crash of it does.
+
+        Args:
+            end_with: how it ends.
+            patience_secs: until it answers again; a killed engine first clears away what its containers left.
 
         Raises:
             MissingPart: the engine is not ours, or does not come up again.
@@ -131,7 +135,7 @@ class LabEngine:
         leftovers.end_all(f"{self._state}/exec/containerd/containerd.toml", number=signal.SIGTERM)
         (self._state / "exec/containerd/containerd.pid").unlink(missing_ok=True)
         self._spawn(slots.require_program("dockerd", "docker.io"))
-        self._wait_until_it_answers()
+        self._wait_until_it_answers(patience_secs)
 
     def client(self) -> docker.DockerClient:
         """Return a new client of the engine; the caller closes it."""
@@ -210,8 +214,8 @@ class LabEngine:
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
-    def _wait_until_it_answers(self) -> None:
-        deadline = time.monotonic() + _START_SECS
+    def _wait_until_it_answers(self, patience_secs: float = _START_SECS) -> None:
+        deadline = time.monotonic() + patience_secs
         assert self._process is not None
         while True:
             try:
