@@ -158,7 +158,7 @@ def measured(
             watch(collecting, options.gap_secs)
         for number in range(options.restarts):
             say(f"Killing the engine, {number + 1} of {options.restarts}")
-            engine.restart(signal.SIGKILL)
+            engine.restart(signal.SIGKILL, patience_secs=30 + options.containers)
             revive(engine, names)
             watch(collecting, options.gap_secs)
         say("Ending the containers, and waiting until all that they said is stored")

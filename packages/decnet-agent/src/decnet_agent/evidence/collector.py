@@ -43,6 +43,9 @@ LONGEST_RETRY_SECS = 10.0
 
 DECKIES_MODE = 0o640
 
+_NAMED = 5
+"""Deckies in one line of the log; more are counted."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 log = structlog.get_logger()
@@ -56,6 +59,7 @@ class Collector:
         self._appender = appender
         self._deckies_file = deckies_file
         self._followers: dict[str, _Follower] = {}
+        self._unread: dict[str, str] = {}
         self._written: bytes | None = None
         self._look_now = asyncio.Event()
         self._looked = asyncio.Condition()
@@ -108,10 +112,11 @@ class Collector:
         self._looks_begun += 1
         this = self._looks_begun
         seen = {container.id: container for container in await self._watch.containers(LABEL_DECKY)}
+        self._tell_unread()
         for container in seen.values():
             follower = self._followers.get(container.id)
             if follower is None and is_host_name(container.labels.get(LABEL_DECKY, "")):
-                follower = _Follower(container, self._watch, self._appender, self._look_now)
+                follower = _Follower(container, self._watch, self._appender, self._look_now, self._unread)
                 self._followers[container.id] = follower
                 group.create_task(follower.run(), name=f"console of {follower.decky}")
             if follower is not None:
@@ -122,6 +127,13 @@ class Collector:
             self._looks_done = this
             self._looked.notify_all()
         await self._tell_taps(seen.values())
+
+    def _tell_unread(self) -> None:
+        """Tell in one line what could not be read, now that the engine answers: with it, hundreds are lost at once."""
+        if self._unread:
+            deckies, reasons = sorted(self._unread), sorted(set(self._unread.values()))
+            self._unread.clear()
+            log.warning("console.read_failed", count=len(deckies), deckies=deckies[:_NAMED], reason=reasons[0])
 
     async def _tell_taps(self, seen: Iterable[SeenContainer]) -> None:
         entries = []
@@ -146,7 +158,12 @@ class _Follower:
     """Reads one container's console to its end, again and again while the container lives."""
 
     def __init__(
-        self, container: SeenContainer, watch: EngineWatch, appender: EventAppender, changed: asyncio.Event
+        self,
+        container: SeenContainer,
+        watch: EngineWatch,
+        appender: EventAppender,
+        changed: asyncio.Event,
+        unread: dict[str, str],
     ) -> None:
         self.decky = container.labels[LABEL_DECKY]
         self.at_end = asyncio.Event()
@@ -156,6 +173,7 @@ class _Follower:
         self._watch = watch
         self._appender = appender
         self._changed = changed
+        self._unread = unread
         self._running = container.running
         self._may_run = asyncio.Event()
         self._gone = False
@@ -198,8 +216,7 @@ class _Follower:
             except NotFound:
                 break
             except (Unavailable, RemoteProtocolError) as error:
-                if delay_secs == RESUME_SECS:  # once an outage: hundreds of consoles are lost with their engine
-                    log.warning("console.read_failed", decky=self.decky, reason=error.message)
+                self._unread[self.decky] = error.message
                 # an engine that ended has ended its containers, and started them again when it is back
                 self._facts = None
                 await asyncio.sleep(delay_secs)
