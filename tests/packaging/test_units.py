@@ -21,6 +21,7 @@ BIN = "/opt/decnet/bin/"
 KEYS = "/var/lib/decnet/identities"
 EXPOSURE = {
     "decnet-agent": 18,
+    "decnet-containment": 16,
     "decnet-logship": 15,
     "decnet-master": 15,
     "decnet-tap": 23,
@@ -112,7 +113,7 @@ def test_a_unit_hides_no_folder_of_ours_that_is_missing(name):
     assert not [path for path in paths if path.startswith("-") and "decnet" in path]
 
 
-@pytest.mark.parametrize("name", sorted({*EXPOSURE} - {"decnet-tap"}))
+@pytest.mark.parametrize("name", sorted({*EXPOSURE} - {"decnet-containment", "decnet-tap"}))
 def test_a_unit_that_has_a_certificate_waits_for_the_clock(name):
     unit = Unit(name)["Unit"]
     assert "time-sync.target" in unit["Wants"].split()
@@ -136,7 +137,21 @@ def test_only_the_tap_is_root_and_it_has_no_network():
     assert tap.get_service("PrivateNetwork") == "yes"
     assert tap.get_service("RestrictAddressFamilies") == "AF_UNIX"
     assert "docker.sock" in tap.get_service("InaccessiblePaths")
-    assert [name for name in EXPOSURE if Unit(name).get_service("CapabilityBoundingSet")] == ["decnet-tap"]
+    capable = {name for name in EXPOSURE if Unit(name).get_service("CapabilityBoundingSet")}
+    assert capable == {"decnet-containment", "decnet-tap"}
+
+
+def test_what_contains_deckies_has_two_capabilities_and_speaks_no_ip():
+    unit = Unit("decnet-containment")
+    for key in ("CapabilityBoundingSet", "AmbientCapabilities"):
+        assert unit.get_service(key) == "CAP_NET_ADMIN CAP_NET_RAW"
+    assert unit.get_service("RestrictAddressFamilies") == "AF_UNIX AF_NETLINK AF_PACKET"
+    assert {"-/run/docker.sock", KEYS} <= set(unit.get_service("InaccessiblePaths").split())
+
+
+def test_no_decky_is_brought_back_at_boot_before_it_is_contained():
+    assert "docker.service" in Unit("decnet-containment")["Unit"]["Before"].split()
+    assert Unit("decnet-containment").get_service("Type") == "notify"
 
 
 def test_only_the_agent_may_use_the_engine():

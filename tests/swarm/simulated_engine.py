@@ -12,13 +12,13 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from decnet_agent.app import Agent
+from decnet_agent.containment.channel import Unguarded
 from decnet_agent.deploying.execution import Executor
 from decnet_agent.deploying.lan import Claim, NetworkFacts
 from decnet_agent.deploying.planning import ExistingDecky, PlacedDecky, World
 from decnet_agent.deploying.state import StateFile
 from decnet_agent.engine.labels import LABEL_DECKY
 from decnet_agent.engine.watch import SeenContainer
-from decnet_agent.furnishing.host_keys import HostKeys
 from decnet_core.errors import NotFound, Unavailable
 
 FACTS = NetworkFacts("lan0", IPv4Network("10.20.0.0/16"))
@@ -134,12 +134,21 @@ def real_agent(host: str, engine: SimulatedEngine, folder: Path, facts: NetworkF
         host,
         engine,  # type: ignore[arg-type]
         state=StateFile(folder / "state"),
-        host_keys=HostKeys(folder / "host-keys"),
+        host_keys=_NoHostKeys(),  # type: ignore[arg-type]  # nothing is furnished, and each set takes half a second
         facts=lambda: facts,
         consoles=_NoConsoles(),
+        guard=Unguarded(),
         at_rest=lambda: None,  # the memory of this process is the tests', and grows
     )
     return Agent(host, executor, engine, _NothingWritten())  # type: ignore[arg-type]
+
+
+class _NoHostKeys:
+    def make(self, deckies: Sequence[str]) -> Sequence[str]:
+        return deckies
+
+    def stop(self) -> None:
+        pass
 
 
 class _NoConsoles:

@@ -7,7 +7,8 @@
     keep       what the master last asked for, after a start and when a decky has ended
     identity   renewed certificates, used as soon as they are on the disk
     renewing   `decnet-agent renew` in time, for all identities of this worker
-    children   the log shipper and the tap, unless units run them
+    guard      pauses the deckies when nothing contains them
+    children   the log shipper, the tap and the containment process, unless units run them
 
 Everything that can be refused is refused before anything starts: no identity (77), a port in use (5), a log that cannot
 be written (78). A missing Docker engine is not among them: the master shall see that, so the agent answers.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
@@ -27,13 +28,16 @@ import structlog
 from decnet_agent import __version__, neighbours
 from decnet_agent.api import routes as http
 from decnet_agent.api.server import serve
+from decnet_agent.containment.channel import Guard, Guarding, Unguarded
 from decnet_agent.deploying.execution import Executor
+from decnet_agent.deploying.guarding import keep_guarded
 from decnet_agent.deploying.keeping import keep
 from decnet_agent.deploying.network_facts import network_facts
 from decnet_agent.deploying.state import StateFile
 from decnet_agent.engine.client import Engine, Limits
 from decnet_agent.engine.contexts import ImageContexts
 from decnet_agent.engine.labels import LABEL_DECKY
+from decnet_agent.engine.pausing import Pauser
 from decnet_agent.engine.watch import EngineWatch, SeenContainer
 from decnet_agent.evidence.appending import EventAppender
 from decnet_agent.evidence.artifacts import Artifacts
@@ -67,6 +71,7 @@ class Agent:
     executor: Executor
     watch: EngineWatch
     appender: EventAppender
+    guard: Guarding = field(default_factory=Unguarded)
     sensors: int = 0
 
     def health(self) -> Health:
@@ -87,6 +92,7 @@ class Agent:
             deckies=tuple(_states(self.executor, seen)),
             engine=engine,
             taps="kernel" if self.sensors else "none",
+            containment=_told(await self.guard.state()),
             events_written=self.appender.written,
             at=datetime.now(UTC),
         )
@@ -148,6 +154,7 @@ class App:
             "http": partial(serve, self._routes(), self.server, self.identity.server_context(), up),
             "identity": self.identity.watch,
             "keep": partial(keep, self.agent.executor, self.agent.watch),
+            "guard": partial(keep_guarded, self.agent.guard, Pauser(self.settings.docker_host)),
         }
         if self.renews:
             tasks["renewing"] = partial(keep_renewed, self.identity, renew_in_a_process)
@@ -159,12 +166,12 @@ class App:
         return http.build(self.agent, Artifacts(self.settings.quarantine_directory))
 
 
-def build(settings: AgentSettings, *, forwarder: bool = True, tap: bool = True) -> App:
+def build(settings: AgentSettings, *, forwarder: bool = True, tap: bool = True, containment: bool = True) -> App:
     """Make an agent; the port is bound when this comes back.
 
     Args:
         forwarder: bring up the log shipper beside the agent, where it is installed and no unit runs it.
-        tap: the same for the tap.
+        tap, containment: the same for these.
 
     Raises:
         TrustError: this host has not joined, or its identity has ended.
@@ -186,6 +193,7 @@ def build(settings: AgentSettings, *, forwarder: bool = True, tap: bool = True) 
     _make_run_directory(settings)
     appender = EventAppender(event_log)
     collector = Collector(watch, appender, settings.deckies_file)
+    guard = _guard(settings)
     executor = Executor(
         host,
         _engine(settings),
@@ -193,19 +201,35 @@ def build(settings: AgentSettings, *, forwarder: bool = True, tap: bool = True) 
         host_keys=HostKeys(settings.state_directory / "host-keys"),
         facts=lambda: network_facts(settings, state.state),
         consoles=collector,
+        guard=guard,
     )
     enrolled = (settings.data_directory / ENROLMENT_FILE).exists()
-    children = (neighbours.shipper(wanted=forwarder, master_known=enrolled), neighbours.tap(wanted=tap))
+    children = (
+        neighbours.containment(wanted=containment and settings.containment == "required"),
+        neighbours.shipper(wanted=forwarder, master_known=enrolled),
+        neighbours.tap(wanted=tap),
+    )
     return App(
         settings=settings,
         identity=identity,
         renews=enrolled,
         server=server,
         event_log=event_log,
-        agent=Agent(host, executor, watch, appender),
+        agent=Agent(host, executor, watch, appender, guard),
         collector=collector,
         children=tuple(child for child in children if child is not None),
     )
+
+
+def _guard(settings: AgentSettings) -> Guarding:
+    if settings.containment == "off":
+        return Unguarded()
+    return Guard(settings.containment_socket, settings.allowed_egress, settings.allowed_egress_per_second)
+
+
+def _told(state: str) -> str:
+    """Say to the master how deckies are contained; that nobody says is as good as not at all."""
+    return "none" if state == "silent" else state
 
 
 def _engine(settings: AgentSettings) -> Engine:
@@ -239,7 +263,8 @@ def _states(executor: Executor, seen: dict[str, SeenContainer]) -> list[DeckySta
     states: list[DeckyState] = []
     for spec in () if executor.shard is None else executor.shard.deckies:
         given, container = assigned.get(spec.name), seen.get(spec.name)
-        running = container is not None and container.running
+        paused = container is not None and container.paused
+        running = container is not None and container.running and not paused
         states.append(
             DeckyState(
                 name=spec.name,
@@ -248,7 +273,11 @@ def _states(executor: Executor, seen: dict[str, SeenContainer]) -> list[DeckySta
                 ip=None if given is None else given.ip,
                 mac=None if given is None else given.mac,
                 container=None if container is None else container.id,
-                error=None if running else "its container does not run",
+                error=None
+                if running
+                else "nothing contains it: it is paused"
+                if paused
+                else "its container does not run",
                 moved_from=None if given is None else given.moved_from,
                 moved_because=None if given is None else given.moved_because,
                 contested_by=contested.get(spec.name),

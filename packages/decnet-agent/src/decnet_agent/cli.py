@@ -40,6 +40,7 @@ def run(arguments: list[str]) -> int | None:
         "seen": _seen,
         "serve": _serve,
         "tap": _tap,
+        "containment": _containment,
         "status": _status,
         "doctor": _doctor,
     }
@@ -71,13 +72,21 @@ def _parser() -> argparse.ArgumentParser:
     setup = verbs.add_parser("setup", help="make user, folders, configuration and units of a worker (root)")
     setup.add_argument("--programs", metavar="DIR", help="where the units start the programs from; default: this one's")
     setup.add_argument(
-        "--without", action="append", default=[], choices=("logship", "tap", "updater"), help="a unit to leave out"
+        "--without",
+        action="append",
+        default=[],
+        choices=("containment", "logship", "tap", "updater"),
+        help="a unit to leave out",
     )
     seen = verbs.add_parser("seen", help="ask the master whether it reaches this agent")
     seen.add_argument("--wait", type=float, default=0.0, metavar="SECS", help="ask again for so long")
     serve = verbs.add_parser("serve", help="run the agent")
     serve.add_argument("--no-forwarder", action="store_true", help="do not bring up decnet-logship beside the agent")
     serve.add_argument("--no-tap", action="store_true", help="do not bring up the tap beside the agent")
+    serve.add_argument(
+        "--no-containment", action="store_true", help="do not bring up what contains the deckies beside the agent"
+    )
+    verbs.add_parser("containment", help="keep deckies from attacking anybody (CAP_NET_ADMIN, CAP_NET_RAW)")
     verbs.add_parser("tap", help="watch the deckies through the kernel (root)")
     status = verbs.add_parser("status", help="show what this worker is and runs")
     status.add_argument("--json", action="store_true", help="for scripts")
@@ -185,7 +194,24 @@ def _serve(chosen: argparse.Namespace) -> int | None:
     logs.configure("agent", level=settings.log_level, file=file)
     from decnet_agent.app import build  # noqa: PLC0415 - half a second that a refused configuration need not wait
 
-    build(settings, forwarder=not chosen.no_forwarder, tap=not chosen.no_tap).run()
+    build(
+        settings, forwarder=not chosen.no_forwarder, tap=not chosen.no_tap, containment=not chosen.no_containment
+    ).run()
+    return None
+
+
+def _containment(_chosen: argparse.Namespace) -> int | None:
+    import asyncio  # noqa: PLC0415 - see above
+
+    from decnet_agent.containment.app import serve  # noqa: PLC0415 - see above
+    from decnet_core import logs  # noqa: PLC0415 - see above
+    from decnet_core.daemon import die_with_parent  # noqa: PLC0415 - see above
+
+    die_with_parent()
+    settings = _settings()
+    file = settings.log_directory / "decnet.containment.log" if settings.log_output == "file" else None
+    logs.configure("containment", level=settings.log_level, file=file)
+    asyncio.run(serve(settings.run_directory, settings.data_directory))
     return None
 
 

@@ -2,7 +2,7 @@
 
     /usr/lib/sysusers.d/decnet.conf, /usr/lib/tmpfiles.d/decnet.conf     the user decnet and its folders
     /etc/decnet/decnet.ini                                               from the example, where there is none
-    /etc/systemd/system/decnet-{agent,logship,tap,updater}.service       rendered for where the programs lie
+    /etc/systemd/system/decnet-{agent,containment,logship,tap,updater}.service      rendered for where the programs lie
 
 What it writes comes from the files of the source tree's systemd folder, which this package carries (`host_files`). A
 unit is rewritten when it differs, for it is ours: an operator's changes belong into drop-ins (`systemctl edit`), which
@@ -28,6 +28,7 @@ from decnet_core.pki.durable import PUBLIC_MODE, create_file, replace_file
 
 UNITS = {
     "agent": "decnet-agent.service",
+    "containment": "decnet-containment.service",
     "logship": "decnet-logship.service",
     "tap": "decnet-tap.service",
     "updater": "decnet-updater.service",

@@ -1,8 +1,8 @@
-"""The programs that `serve` brings up beside itself: the log shipper and the tap.
+"""The programs that `serve` brings up beside itself: the log shipper, the tap, and what contains the deckies.
 
 A worker may run each as a unit of its own; then it is left alone. Where there is no systemd, or the unit is not active,
-the agent supervises it, so that one command is enough. Neither is needed for the agent to work: both are optional
-children.
+the agent supervises it, so that one command is enough. None is needed for the agent to work: all are optional
+children. Without containment it starts no decky, and says so.
 """
 
 from __future__ import annotations
@@ -54,6 +54,20 @@ def tap(*, wanted: bool) -> Child | None:
         argv = [sys.executable, "-m", "decnet_agent", "tap"]
         return Child("tap", argv, optional=True, kept_descriptors=MAX_DESCRIPTORS)
     log.info("neighbour.skipped", program="decnet-agent tap", reason=why)
+    return None
+
+
+def containment(*, wanted: bool) -> Child | None:
+    """Return the containment process to supervise, or None with a log line that says why not."""
+    if not wanted:
+        why = "--no-containment was given"
+    elif os.geteuid() != 0:
+        why = "it takes capabilities that the agent does not have: run its unit decnet-containment"
+    elif unit_is_active("decnet-containment"):
+        why = "its unit runs"
+    else:
+        return Child("containment", [sys.executable, "-m", "decnet_agent", "containment"], optional=True)
+    log.info("neighbour.skipped", program="decnet-agent containment", reason=why)
     return None
 
 

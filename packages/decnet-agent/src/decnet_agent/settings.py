@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import NoDecode
 
+from decnet_agent.containment.pairs import Passage
 from decnet_agent.deploying.lan import AddressRange
 from decnet_core.settings import RoleSettings
 
@@ -47,6 +48,12 @@ class AgentSettings(RoleSettings):
     """Build contexts, one folder for each service and `base`; None is those that the package brings."""
     decky_memory_bytes: Annotated[int, Field(ge=32 * _MIB)] = 512 * _MIB
     decky_pids: Annotated[int, Field(ge=32)] = 512
+    containment: Literal["required", "off"] = "required"
+    """Whether a decky starts only while the kernel keeps it from attacking; `off` lets deckies do as they like."""
+    allowed_egress: Annotated[tuple[Passage, ...], NoDecode] = ()
+    """Where deckies may go by themselves: `tcp:10.0.0.5:53 udp:10.0.0.0/24:123`; nowhere by default."""
+    allowed_egress_per_second: Annotated[int, Field(ge=1, le=10_000)] = 5
+    """So many frames a second each decky may send there; four times that at once."""
     container_log_file_bytes: Annotated[int, Field(ge=_MIB)] = 64 * _MIB
     """The engine's own record of a decky's console; the collector reads from it what it missed while it was down.
 
@@ -65,6 +72,13 @@ class AgentSettings(RoleSettings):
         if not isinstance(given, str):
             return given
         return tuple(AddressRange.parse(word) for word in given.replace(",", " ").split())
+
+    @field_validator("allowed_egress", mode="before")
+    @classmethod
+    def _split_passages(cls, given: object) -> object:
+        return (
+            tuple(Passage.parse(word) for word in given.replace(",", " ").split()) if isinstance(given, str) else given
+        )
 
     @model_validator(mode="after")
     def _range_lies_in_the_subnet(self) -> Self:
@@ -100,6 +114,11 @@ class AgentSettings(RoleSettings):
     def evidence_socket(self) -> Path:
         """Where the taps hand in their events."""
         return self.run_directory / "events.sock"
+
+    @property
+    def containment_socket(self) -> Path:
+        """Where the containment process is told which deckies there are."""
+        return self.run_directory / "containment.sock"
 
     @property
     def deckies_file(self) -> Path:

@@ -114,6 +114,8 @@ class AgentStatus(Contract):
     """The engine's version, or None when it does not answer."""
     taps: str = "none"
     """`kernel` while the tap process is connected, else `none`."""
+    containment: str = "none"
+    """`kernel` while the kernel keeps deckies from attacking, `off` where the operator said so, else `none`."""
     events_written: int = 0
     """Events appended to the event log since the agent started."""
     at: datetime

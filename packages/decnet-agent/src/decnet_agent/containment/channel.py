@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import structlog
 from pydantic import Field, ValidationError
@@ -113,6 +113,33 @@ async def serve_channel(path: Path, answer: Answer, ready: Callable[[], None]) -
         server.close()
 
 
+class Guarding(Protocol):
+    """What guards deckies, as those see it who start them."""
+
+    async def hold(self, interface: str, pairs: list[Pair]) -> None:
+        """Have these deckies guarded before any of them starts."""
+
+    async def keep(self, interface: str, pairs: list[Pair]) -> None:
+        """Say that these deckies are all there are."""
+
+    async def state(self) -> str:
+        """Tell how it stands: `kernel`, `none`, `silent` when nobody says, or `off`."""
+
+
+class Unguarded:
+    """The operator's word that deckies may do as they like (`containment = off`)."""
+
+    async def hold(self, interface: str, pairs: list[Pair]) -> None:
+        """Do nothing."""
+
+    async def keep(self, interface: str, pairs: list[Pair]) -> None:
+        """Do nothing."""
+
+    async def state(self) -> str:
+        """Tell that it is off."""
+        return "off"
+
+
 class Guard:
     """The agent's end.
 
@@ -140,6 +167,13 @@ class Guard:
             Unavailable: it could not be done; what was held is held on.
         """
         await self._call(Request(verb="keep", interface=interface, policy=self._policy(pairs)))
+
+    async def state(self) -> str:
+        """Tell how it stands."""
+        try:
+            return "kernel" if (await self.status()).enforcing else "none"
+        except Unavailable:
+            return "silent"
 
     async def status(self, decky: str | None = None) -> Status:
         """Ask how it stands.

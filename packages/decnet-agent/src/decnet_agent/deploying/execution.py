@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address
 from typing import ParamSpec, Protocol, TypeVar
 
 import structlog
 
+from decnet_agent.containment.channel import Guarding
+from decnet_agent.containment.pairs import Pair
 from decnet_agent.deploying.enquiry import Enquiry
 from decnet_agent.deploying.failures import Failures
 from decnet_agent.deploying.lan import Claim, NetworkFacts
@@ -89,6 +91,7 @@ class Executor:
         host_keys: HostKeys,
         facts: Callable[[], NetworkFacts],
         consoles: Consoles,
+        guard: Guarding,
         at_rest: Callable[[], None] = give_back,
     ) -> None:
         self._host = host
@@ -97,6 +100,7 @@ class Executor:
         self._host_keys = host_keys
         self._facts = facts
         self._consoles = consoles
+        self._guard = guard
         self._at_rest = at_rest
         self._contested: dict[str, str] = {}
         self._turn = asyncio.Lock()
@@ -157,6 +161,7 @@ class Executor:
                 self._consoles.look()
                 world = await self._call(self._engine.world, sets)
                 await self._look_around(plan, enquiry)
+                await self._keep_guarded(plan, facts, world)
                 if attempt == ATTEMPTS or not self._contested.keys() - plan.refused.keys():
                     break
             self._at_rest()
@@ -229,6 +234,24 @@ class Executor:
                 log.warning("decky.contested", decky=name, address=str(claim.address), mac=claim.mac)
         self._contested = {name: claim.mac for name, claim in claimed.items()}
 
+    async def _unguarded(self, plan: Plan, facts: NetworkFacts) -> dict[str, str]:
+        """Have the kernel keep every decky from attacking before the first runs; return who must not start, and why."""
+        starting = [step.name for step in plan.steps if isinstance(step, StartDecky)]
+        if starting:
+            try:
+                await self._guard.hold(facts.interface, _pairs(plan, plan.assignments))
+            except DecnetError as error:
+                log.warning("decky.unguarded", reason=error.message, advice=error.advice)
+                return dict.fromkeys(starting, f"{error.message}. {error.advice}")
+        return {}
+
+    async def _keep_guarded(self, plan: Plan, facts: NetworkFacts, world: World) -> None:
+        """Take away what those may say who are gone."""
+        try:
+            await self._guard.keep(facts.interface, _pairs(plan, {decky.name for decky in world.deckies}))
+        except DecnetError as error:
+            log.warning("decky.unguarded", reason=error.message, advice=error.advice)
+
     async def _ask_before_the_start(self, plan: Plan, enquiry: Enquiry, failures: dict[str, str]) -> None:
         starting = [step.name for step in plan.steps if isinstance(step, StartDecky) and step.name not in failures]
         try:
@@ -241,6 +264,7 @@ class Executor:
 
     async def _do(self, plan: Plan, generation: int, facts: NetworkFacts, enquiry: Enquiry) -> dict[str, str]:
         failures = Failures()
+        failures.of_deckies.update(await self._unguarded(plan, facts))
         asked = False
         for step in plan.steps:
             if isinstance(step, StartDecky) and not asked:
@@ -286,3 +310,8 @@ class Executor:
     def _call(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> Awaitable[T]:
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(self._threads, lambda: function(*arguments, **options))
+
+
+def _pairs(plan: Plan, names: Collection[str]) -> list[Pair]:
+    given = {name: each for name, each in plan.assignments.items() if name in names}
+    return [Pair(decky=name, mac=each.mac, ip=each.ip) for name, each in given.items()]

@@ -339,7 +339,7 @@ def _existing(container: Container) -> ExistingDecky:
         container=str(container.id),
         fingerprint=labels.get(LABEL_FINGERPRINT, ""),
         complete=container.name == _container_name(name),
-        running=container.status in {"running", "restarting"},
+        running=container.status in {"running", "restarting", "paused"},
     )
 
 

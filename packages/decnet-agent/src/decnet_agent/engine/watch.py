@@ -112,13 +112,14 @@ class ConsoleLines:
 
 @dataclass(frozen=True, slots=True)
 class SeenContainer:
-    """A decky's container as the engine lists it."""
+    """A decky's container as the engine lists it; one that is paused counts as running."""
 
     id: str
     name: str
     running: bool
     labels: Mapping[str, str]
     image: str
+    paused: bool = False
 
 
 class EngineWatch:
@@ -159,7 +160,8 @@ class EngineWatch:
                 SeenContainer(
                     id=item["Id"],
                     name=item["Names"][0].removeprefix("/") if item["Names"] else "",
-                    running=item["State"] in {"running", "restarting"},
+                    running=item["State"] in {"running", "restarting", "paused"},
+                    paused=item["State"] == "paused",
                     labels=item["Labels"],
                     image=item["Image"],
                 )
