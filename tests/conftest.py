@@ -20,7 +20,7 @@ import gc
 import os
 import traceback
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 import pytest
@@ -62,9 +62,18 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, py
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take long: a process that came to one last would work on it alone."""
+    """Say which tests stay together and which come first, where several processes share the work (`--dist loadgroup`).
+
+    A file stays on one process, with what its tests share. What needs an engine, a network or the kernel stays on one
+    process too, wherever no other group is named: one engine is started, and its tests come one after the other. It
+    comes first, then what takes long: a process that came to that last would work on it alone.
+    """
     long = {item.path for item in items if item.get_closest_marker("long")}
-    items.sort(key=lambda item: item.path not in long)
+    real = {item for item in items if item.get_closest_marker("docker") or item.get_closest_marker("root")}
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group("engine" if item in real else item.location[0]))
+    items.sort(key=lambda item: (item not in real, item.path not in long))
 
 
 def pytest_collection_finish() -> None:
@@ -108,11 +117,10 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
 @pytest.fixture(scope="session")
 def lab_engine() -> Iterator[LabEngine]:
     """A private Docker engine, empty but for its images."""
-    engine = LabEngine()
-    with _or_skip():
-        engine.start()
-    yield engine
-    engine.stop()
+    with ExitStack() as stack:
+        with _or_skip():
+            engine = stack.enter_context(LabEngine())
+        yield engine
 
 
 @pytest.fixture(scope="session")
@@ -125,21 +133,19 @@ def decky_image(lab_engine: LabEngine) -> str:
 @pytest.fixture(scope="session")
 def lan() -> Iterator[Lan]:
     """A network segment with an attacker on it."""
-    segment = Lan()
-    with _or_skip():
-        segment.start()
-    yield segment
-    segment.stop()
+    with ExitStack() as stack:
+        with _or_skip():
+            segment = stack.enter_context(Lan())
+        yield segment
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresCluster]:
     """A private PostgreSQL cluster."""
-    cluster = PostgresCluster()
-    with _or_skip():
-        cluster.start()
-    yield cluster
-    cluster.stop()
+    with ExitStack() as stack:
+        with _or_skip():
+            cluster = stack.enter_context(PostgresCluster())
+        yield cluster
 
 
 @pytest.fixture

@@ -84,13 +84,11 @@ def wheelhouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def segment() -> Iterator[Lan]:
     """A LAN of its own: on the other journeys' one deckies live, and an interface takes one network of the engine."""
-    lan = Lan()
     try:
-        lan.start()
+        with Lan() as lan:
+            yield lan
     except MissingPart as missing:
         pytest.skip(f"missing: {missing.message}. {missing.advice}")
-    yield lan
-    lan.stop()
 
 
 @pytest.fixture(scope="module")

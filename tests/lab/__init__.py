@@ -9,6 +9,8 @@
 - `slots`      how parallel and killed runs stay out of one another's way; `leftovers` is how a killed engine is cleared
 
 Everything lives under `DECNET_LAB_CACHE` (default /var/cache/decnet-lab: what is worth keeping) and `DECNET_LAB_RUN`
-(default /run/decnet-lab: what is gone after a boot). A part that the machine lacks raises `MissingPart`, which says
-what to install; the fixtures turn that into a skip, or into a failure where CI=true.
+(default /run/decnet-lab: what is gone after a boot); only the locks of what is named for the whole machine, interfaces
+and namespaces, are in one place for all. Each is a `piece`, which `with` brings up and takes down. A part that the
+machine lacks raises `MissingPart`, which says what to install; the fixtures turn that into a skip, or into a failure
+where CI=true.
 """

@@ -21,13 +21,12 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import docker
 from docker.errors import APIError, DockerException, NotFound
 
 from tests.lab import leftovers, slots
+from tests.lab.piece import Piece
 from tests.lab.slots import MissingPart, Slot
 
 _SLOTS = range(16)
@@ -36,7 +35,7 @@ _STOP_SECS = 20.0  # dockerd itself waits up to 15 s for its containers
 _API_SECS = 120  # one call: an import of a 200 MB tar on a slow disk
 
 
-class LabEngine:
+class LabEngine(Piece):
     """A running engine: `with LabEngine() as engine: engine.client().containers.list()`.
 
     Enter it in the main thread: the daemon is tied to the thread that starts it.
@@ -51,15 +50,6 @@ class LabEngine:
         self._slot: Slot | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.docker_host = ""
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     @property
     def pid(self) -> int | None:
@@ -87,15 +77,11 @@ class LabEngine:
         self._slot = next(slots.free(slots.run_folder() / "engines", _SLOTS), None)
         if self._slot is None:
             raise MissingPart(f"all {len(_SLOTS)} engines of the lab are in use", "End the other runs")
-        try:
-            self._state.mkdir(parents=True, exist_ok=True)
-            leftovers.clear(self._state, self._data, self._name)
-            self._spawn(dockerd)
-            self._wait_until_it_answers()
-            self.sweep()
-        except BaseException:
-            self.stop()
-            raise
+        self._state.mkdir(parents=True, exist_ok=True)
+        leftovers.clear(self._state, self._data, self._name)
+        self._spawn(dockerd)
+        self._wait_until_it_answers()
+        self.sweep()
 
     def stop(self) -> None:
         """Remove the containers, stop the daemon by its pid and reap it; twice is harmless."""

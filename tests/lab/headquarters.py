@@ -14,17 +14,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from decnet_core.errors import Unavailable
+from tests.lab.piece import Piece
 from tests.lab.processes import Daemon, free_port
 
 _BIN = Path(sys.executable).parent
 _COMMAND_SECS = 300.0  # a first deploy composes the image: apt inside a container, on a slow mirror
 
 
-class Headquarters:
+class Headquarters(Piece):
     """The master of a site.
 
     Args:
@@ -53,19 +53,6 @@ class Headquarters:
             self.ports["api"] = api_port
         self.admin_password = ""
         self.master = self.daemon("master", "decnet-master", "serve")
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     @property
     def api_url(self) -> str:

@@ -22,10 +22,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 from tests.lab import slots
+from tests.lab.piece import Piece
 from tests.lab.slots import MissingPart, Slot
 
 _SLOTS = range(1, 255)
@@ -140,7 +140,7 @@ class Attacker:
         return self.run(argv, input=input, timeout_secs=timeout_secs, env={"SSHPASS": password})
 
 
-class Lan:
+class Lan(Piece):
     """The segment: `with Lan() as lan: lan.attacker.run(["ping", "-c1", str(lan.host(10))])`.
 
     Args:
@@ -158,15 +158,6 @@ class Lan:
         self._netns = netns
         self._interface = interface
         self._slot: Slot | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     @property
     def parent(self) -> str:
@@ -207,11 +198,7 @@ class Lan:
             raise MissingPart(
                 "no free subnet is left in 10.77.0.0/16", "End other runs, or free that range on this machine"
             )
-        try:
-            self._build()
-        except BaseException:
-            self.stop()
-            raise
+        self._build()
 
     def stop(self) -> None:
         """Remove the segment and what hangs on it; twice is harmless."""
@@ -255,7 +242,7 @@ def sweep() -> None:
 
 
 def _folder() -> Path:
-    return slots.run_folder() / "lans"
+    return slots.machine_folder() / "lans"
 
 
 def _subnet(number: int) -> IPv4Network:

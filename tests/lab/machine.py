@@ -19,8 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from docker.errors import APIError, BuildError, ImageNotFound
 from docker.models.containers import Container
@@ -30,6 +29,7 @@ from docker.types import EndpointConfig, IPAMConfig, IPAMPool
 from tests.lab.engine import LabEngine
 from tests.lab.image import SUITE, rootfs_archive
 from tests.lab.lan import Lan
+from tests.lab.piece import Piece
 from tests.lab.slots import MissingPart
 
 _ROOTFS = "lab-machine-rootfs"
@@ -53,7 +53,7 @@ class Done:
     out: str
 
 
-class Machine:
+class Machine(Piece):
     """A running machine: `with Machine(engine, {wheels: "/wheels"}) as machine: machine.run("systemctl", …)`.
 
     Args:
@@ -77,19 +77,6 @@ class Machine:
         self._segment = segment
         self._network: Network | None = None
         self._container: Container | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def stop(self) -> None:
         """Remove it; twice is harmless."""
@@ -131,7 +118,12 @@ class Machine:
         chosen: Sequence[str] = ("--unit", unit) if unit else ()
         return self.attempt("journalctl", "--no-pager", "--output=cat", f"--lines={lines}", *chosen).out
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Boot it.
+
+        Raises:
+            MissingPart: it cannot be built, or systemd does not come up in a container here.
+        """
         tag = self._image()
         networking = self._connect()
         volumes = {str(path): {"bind": place, "mode": "ro"} for path, place in self._folders.items()}

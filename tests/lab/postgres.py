@@ -21,10 +21,9 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests.lab import leftovers, slots
+from tests.lab.piece import Piece
 from tests.lab.slots import MissingPart, Slot
 
 _START_SECS = 30.0  # measured under one second
@@ -34,7 +33,7 @@ _USER = "postgres"
 _SLOTS = range(32)
 
 
-class PostgresCluster:
+class PostgresCluster(Piece):
     """A running cluster: `with PostgresCluster() as cluster: create_async_engine(cluster.create_database())`.
 
     Args:
@@ -46,15 +45,6 @@ class PostgresCluster:
         self._folder: Path | None = None
         self._slot: Slot | None = None
         self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     @property
     def pid(self) -> int:
@@ -110,21 +100,17 @@ class PostgresCluster:
         if self._slot is None:
             raise MissingPart(f"all {len(_SLOTS)} clusters of the lab are in use", "End the other runs")
         self._folder = temporary / f"dlab-pg-{os.geteuid()}-{self._slot.number}"
-        try:
-            leftovers.end_all(f"{self._folder}/data", number=signal.SIGQUIT)
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(mode=0o700)
-            if os.geteuid() == 0:
-                owner = pwd.getpwnam(_USER)
-                os.chown(self._folder, owner.pw_uid, owner.pw_gid)
-            data = self._folder / "data"
-            how = ["-U", _USER, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
-            self._run([initdb, "-D", str(data), *how])
-            self._spawn(server, data)
-            self._wait_until_it_answers()
-        except BaseException:
-            self.stop()
-            raise
+        leftovers.end_all(f"{self._folder}/data", number=signal.SIGQUIT)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            owner = pwd.getpwnam(_USER)
+            os.chown(self._folder, owner.pw_uid, owner.pw_gid)
+        data = self._folder / "data"
+        how = ["-U", _USER, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
+        self._run([initdb, "-D", str(data), *how])
+        self._spawn(server, data)
+        self._wait_until_it_answers()
 
     def stop(self) -> None:
         """Stop the server by its pid, reap it and remove everything; twice is harmless."""

@@ -65,6 +65,15 @@ def run_folder() -> Path:
     return Path(os.environ.get("DECNET_LAB_RUN", "/run/decnet-lab"))
 
 
+def machine_folder() -> Path:
+    """Return the folder for the locks of what the kernel names for the whole machine: interfaces and namespaces.
+
+    It is the same for every run, whatever folder that has for its own: two runs that each had locks of their own would
+    take one another's segments for those of the dead.
+    """
+    return Path("/run/decnet-lab")
+
+
 def require_root(what: str) -> None:
     """Refuse to go on without root, naming what needs it."""
     if os.geteuid() != 0:

@@ -22,13 +22,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests.lab import slots
 from tests.lab.engine import LabEngine
 from tests.lab.image import ensure_images
 from tests.lab.lan import Lan, ip
+from tests.lab.piece import Piece
 from tests.lab.slots import MissingPart, Slot
 
 _SLOTS = range(1, 255)
@@ -37,20 +36,11 @@ _ROUTER_HOST = 1  # there is none; the default route says where the LAN is
 _IP_SECS = 20
 
 
-class Backbone:
+class Backbone(Piece):
     """The network between the master and its workers: a bridge that ends on this machine."""
 
     def __init__(self) -> None:
         self._slot: Slot | None = None
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     @property
     def name(self) -> str:
@@ -75,13 +65,9 @@ class Backbone:
         self._slot = next(slots.free(_folder(), _SLOTS), None)
         if self._slot is None:
             raise MissingPart("no free subnet is left in 10.78.0.0/16", "End other runs")
-        try:
-            ip("link", "add", self.name, "type", "bridge")
-            ip("address", "add", f"{self.host(1)}/24", "dev", self.name)
-            ip("link", "set", self.name, "up")
-        except BaseException:
-            self.stop()
-            raise
+        ip("link", "add", self.name, "type", "bridge")
+        ip("address", "add", f"{self.host(1)}/24", "dev", self.name)
+        ip("link", "set", self.name, "up")
 
     def stop(self) -> None:
         """Remove it; twice is harmless."""
@@ -147,7 +133,7 @@ def _connect(backbone: Backbone, netns: str, address: IPv4Address) -> None:
 
 
 def _folder() -> Path:
-    return slots.run_folder() / "backbones"
+    return slots.machine_folder() / "backbones"
 
 
 def _sweep() -> None:
