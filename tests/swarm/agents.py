@@ -14,6 +14,7 @@ from pathlib import Path
 from decnet_agent import joining
 from decnet_agent.api import routes as http
 from decnet_agent.api import server as http_server
+from decnet_agent.evidence.artifacts import Artifacts
 from decnet_agent.settings import AgentSettings
 from decnet_core.endpoints import Endpoint, listen
 from decnet_core.enrolment import JoinToken
@@ -41,7 +42,8 @@ async def joined(token: JoinToken, folder: Path, *, role: Role = Role.AGENT) -> 
     agent = JoinedAgent(token.host)
     agent.settings, agent.identity = settings, identity
     up = asyncio.Event()
-    task = asyncio.create_task(http_server.serve(http.build(agent), listening, identity.server_context(), up.set))
+    routes = http.build(agent, Artifacts(settings.quarantine_directory))
+    task = asyncio.create_task(http_server.serve(routes, listening, identity.server_context(), up.set))
     try:
         async with asyncio.timeout(10):
             await up.wait()

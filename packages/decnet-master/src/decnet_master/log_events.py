@@ -10,6 +10,8 @@ from decnet_master.listener.log_events import LOG_EVENTS as LISTENER
 from decnet_master.store.log_events import LOG_EVENTS as STORE
 
 CONTROL: dict[str, str] = {
+    "artifact.failed": "a worker did not give an artifact that it keeps; another that keeps it is asked",
+    "artifact.fetched": "an artifact came from a worker and is what its hash says",
     "host.enrolled": "a worker joined with its token and was given its certificates",
     "host.decommissioned": "the operator decommissioned a worker: it and its certificates are refused from now on",
     "host.labelled": "the operator gave a worker labels, or took some away",

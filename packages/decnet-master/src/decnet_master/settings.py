@@ -6,6 +6,7 @@ agree:
     <data-directory>/ca/                  the certificate authority
     <data-directory>/identities/          the master's own identity
     <data-directory>/bundles/             wheels for new workers
+    <data-directory>/artifacts/           files and recordings that were fetched from workers (0600)
     <data-directory>/journal/             what the listener received and the ingester has not stored yet
     <data-directory>/controller.secret    what the operator's CLI shows the controller (0600)
     <data-directory>/api.secret           what signs the API's session tokens (0600)
@@ -108,6 +109,11 @@ class MasterSettings(RoleSettings):
             return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "decnet" / "operator"
         except RuntimeError:
             raise ConfigError("This user has no home folder", "Set operator-directory.") from None
+
+    @property
+    def artifacts_directory(self) -> Path:
+        """Where contents lie that were fetched from workers."""
+        return self.data_directory / "artifacts"
 
     @property
     def journal_directory(self) -> Path:

@@ -13,6 +13,7 @@
     fleet      deploy, teardown, deckies
     apply      apply
     evidence   events
+    artifacts  artifacts list, fetch
     database   db rebuild, retention
     journal    journal status, verify
     overview   status

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Callable, Mapping
+from hashlib import sha256 as sha256_of
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -80,16 +81,44 @@ class Connection:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._http.close()
 
-    def ask(
-        self, method: str, path: str, answer: type[Answer], body: Contract | None = None, query: Query | None = None
+    def ask(  # noqa: PLR0917 -- a request has that many parts
+        self,
+        method: str,
+        path: str,
+        answer: type[Answer],
+        body: Contract | None = None,
+        query: Query | None = None,
+        total_secs: float = ASK_SECS,
     ) -> Answer:
         """Ask, and hold the answer to its contract."""
-        request = self._request(method, path, body, query=query)
+        request = self._request(method, path, body, query=query, total_secs=total_secs)
         try:
             response = self._http.send(request)
         except httpx.HTTPError as cause:
             raise self._away(cause) from cause
         return self._read(response, answer)
+
+    def download(self, path: str, sha256: str, size_bytes: int) -> bytes:
+        """Ask for bytes whose hash and size are known.
+
+        Raises:
+            RemoteProtocolError: what came is something else.
+        """
+        content = bytearray()
+        try:
+            response = self._http.send(self._request("GET", path, None), stream=True)
+            if response.is_error:
+                response.read()
+                raise error_of(response.status_code, _document(response))
+            for piece in response.iter_bytes():
+                content += piece
+                if len(content) > size_bytes:
+                    break
+        except httpx.HTTPError as cause:
+            raise self._away(cause) from cause
+        if len(content) != size_bytes or sha256_of(content).hexdigest() != sha256:
+            raise RemoteProtocolError("What the controller sent is not what its hash says", "Try again.")
+        return bytes(content)
 
     def change(self, path: str, body: Contract, told: Progress | None = None) -> FleetReply:
         """Change the fleet, and wait until every worker that it concerns has answered.

@@ -12,6 +12,7 @@ from decnet_core.program import EXIT_CODES
 from decnet_master import __version__
 from decnet_master.cli import (
     apply,
+    artifacts,
     daemons,
     database,
     evidence,
@@ -50,6 +51,7 @@ def _application() -> typer.Typer:
     app.add_typer(wheels.group(), name="bundle")
     app.add_typer(pki.group(), name="pki")
     app.add_typer(operators.group(), name="operator")
+    app.add_typer(artifacts.group(), name="artifacts")
     app.add_typer(database.group(), name="db")
     app.add_typer(journal.group(), name="journal")
     return app

@@ -62,7 +62,7 @@ class Events:
             query = query.where(events.c.seq < before_seq).order_by(events.c.seq.desc())
         query = _filtered(query, event_type=event_type, decky=decky, src_ip=src_ip)
         async with self._database.read() as connection:
-            return [_document(row) for row in await connection.execute(query)]
+            return [document_of(row) for row in await connection.execute(query)]
 
     async def latest_seq(self) -> int:
         """Tell the newest row's seq; 0 when there never was one."""
@@ -89,6 +89,17 @@ async def insert_events(
         await raw.copy_records_to_table(events.name, columns=_COLUMNS, records=rows)
 
 
+def document_of(row: Row[Any]) -> dict[str, Any]:
+    """Show a row as `Events.page` does."""
+    document = dict(row._mapping)  # noqa: SLF001 -- SQLAlchemy's public name for it
+    for name in ("decky", "service", "event_type", "src_ip", "dst_ip", "session", "text", "source", "cursor"):
+        if document[name] is not None:
+            document[name] = original(document[name])
+    document["at"], document["received_at"] = iso(row.at), iso(row.received_at)
+    document["fields"] = json_object(row.fields)
+    return document
+
+
 def _filtered(query: Select[Any], **filters: str | None) -> Select[Any]:
     for name, wanted in filters.items():
         if wanted is not None:
@@ -99,13 +110,3 @@ def _filtered(query: Select[Any], **filters: str | None) -> Select[Any]:
 _COLUMNS = ("seq", *COLUMNS)
 
 _INSERT = f"INSERT INTO events ({', '.join(_COLUMNS)}) VALUES "  # noqa: S608 -- names of ours
-
-
-def _document(row: Row[Any]) -> dict[str, Any]:
-    document = dict(row._mapping)  # noqa: SLF001 -- SQLAlchemy's public name for it
-    for name in ("decky", "service", "event_type", "src_ip", "dst_ip", "session", "text", "source", "cursor"):
-        if document[name] is not None:
-            document[name] = original(document[name])
-    document["at"], document["received_at"] = iso(row.at), iso(row.received_at)
-    document["fields"] = json_object(row.fields)
-    return document

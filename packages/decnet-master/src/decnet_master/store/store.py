@@ -8,6 +8,7 @@ from sqlalchemy import inspect, select, text
 from sqlalchemy.engine import Connection
 
 from decnet_core.errors import ConfigError
+from decnet_master.store.artifacts import Artifacts
 from decnet_master.store.certificates import Certificates
 from decnet_master.store.derivation import Derivation
 from decnet_master.store.engine import CACHE_KIB, CONNECTIONS, TRANSACTION_SECS, Database, database_url, require_file
@@ -40,6 +41,7 @@ class Store:
         self.traits = Traits(database)
         self.fleet = Fleet(database)
         self.events = Events(database)
+        self.artifacts = Artifacts(database)
         self.users = Users(database)
         self.ingest = Ingest(database)
         self.derivation = Derivation(database)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from decnet_core.fleet import AgentStatus, Health, Shard, ShardReport
 from decnet_core.identity import Role
+from decnet_master.artifact_shelf import MAX_BYTES
 from decnet_master.swarmctl.worker_calls import IsCurrent, Tls, Worker, WorkerCalls, misfit
 
 __all__ = ["AgentClient", "Worker"]
@@ -16,6 +19,9 @@ HEALTH_SECS = 8.0
 
 APPLY_SECS = 15 * 60.0
 """A shard, in all: a worker's first may have to build an image, which took up to five minutes on a small machine."""
+
+ARTIFACT_SECS = 600.0
+"""The largest artifact at 1 Mbit/s, in all."""
 
 
 class AgentClient:
@@ -42,6 +48,11 @@ class AgentClient:
     async def teardown(self, worker: Worker, shard: Shard) -> ShardReport:
         """Send a shard that holds fewer deckies than before; raises as `deploy` does."""
         return await self._apply(worker, "/teardown", shard)
+
+    async def artifact(self, worker: Worker, sha256: str, into: Callable[[bytes], None]) -> None:
+        """Have a content sent that the worker keeps; raises as `WorkerCalls.fetch` does. Who asks checks its hash."""
+        path = f"/artifacts/{sha256}"
+        await self._calls.fetch(worker, path, into, total_secs=ARTIFACT_SECS, max_bytes=MAX_BYTES)
 
     async def _apply(self, worker: Worker, path: str, shard: Shard) -> ShardReport:
         report = await self._calls.call(worker, path, shard, answer=ShardReport, total_secs=APPLY_SECS)

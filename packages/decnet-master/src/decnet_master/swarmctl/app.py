@@ -26,6 +26,7 @@ from decnet_core.pki.keystore import KeyStore
 from decnet_core.pki.live import LiveIdentity
 from decnet_core.pki.tls import Clients
 from decnet_master import secret_files
+from decnet_master.artifact_shelf import ArtifactShelf
 from decnet_master.bootstrap.bundles import Bundles
 from decnet_master.bootstrap.routes import Bootstrap
 from decnet_master.enrolment.issuer import Issuer
@@ -111,6 +112,7 @@ class App:
                 secret=secret,
                 token_minutes=settings.token_minutes,
                 bundles=Bundles(settings.bundles_directory),
+                shelf=ArtifactShelf(settings.artifacts_directory),
             )
             bootstrap = Bootstrap(store, Bundles(settings.bundles_directory), checker)
             tls = identity.server_context(clients=Clients.ASKED)

@@ -8,7 +8,7 @@ for it only for a moment.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -75,6 +75,10 @@ class Dispatcher:
 
     async def apply(
         self, hosts: Sequence[Host], shards: dict[str, Shard], *, removing: bool, unasked: Collection[str] = ()
+    async def artifact(self, host: Host, sha256: str, into: Callable[[bytes], None]) -> None:
+        """Have a worker send what it keeps; raises as `AgentClient.artifact` does, and NotFound without an address."""
+        await self._agents.artifact(_worker(host), sha256, into)
+
     ) -> list[WorkerResult]:
         """Send each host its shard and record what it reports.
 

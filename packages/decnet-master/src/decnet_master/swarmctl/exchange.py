@@ -16,6 +16,7 @@ import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import h11
 
@@ -53,6 +54,7 @@ async def exchange(
     admit: Callable[[Peer], Awaitable[None]],
     connect_secs: float,
     max_bytes: int,
+    into: Callable[[bytes], None] | None = None,
 ) -> Answer:
     """Ask (GET), or with a body tell (POST), and return the whole answer. The caller bounds the time of it all.
 
@@ -65,6 +67,7 @@ async def exchange(
         admit: raises when this peer is not to be spoken to.
         connect_secs: how long connection and handshake may take.
         max_bytes: of the answer's content.
+        into: takes the content of an answer of 200, piece by piece, which is not returned then.
 
     Raises:
         TimeoutError: no connection within that time.
@@ -82,7 +85,7 @@ async def exchange(
         await admit(peer)
         connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         writer.write(_request(connection, endpoint, path, body))
-        return await _answer(connection, reader, max_bytes)
+        return await _answer(connection, reader, max_bytes, into)
     except h11.RemoteProtocolError as cause:
         raise BrokenAnswer(str(cause)) from cause
     finally:
@@ -112,8 +115,13 @@ def _request(connection: h11.Connection, endpoint: Endpoint, path: str, body: by
     return b"".join(part for part in parts if part)
 
 
-async def _answer(connection: h11.Connection, reader: asyncio.StreamReader, max_bytes: int) -> Answer:
-    status, content = 0, bytearray()
+async def _answer(
+    connection: h11.Connection,
+    reader: asyncio.StreamReader,
+    max_bytes: int,
+    into: Callable[[bytes], None] | None,
+) -> Answer:
+    status, content, taken_bytes = 0, bytearray(), 0
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
@@ -121,9 +129,13 @@ async def _answer(connection: h11.Connection, reader: asyncio.StreamReader, max_
         elif isinstance(event, h11.Response):
             status = event.status_code
         elif isinstance(event, h11.Data):
-            content += event.data
-            if len(content) > max_bytes:
+            taken_bytes += len(event.data)
+            if taken_bytes > max_bytes:
                 raise BrokenAnswer(f"an answer larger than {max_bytes} bytes")
+            if into is not None and status == HTTPStatus.OK:
+                into(bytes(event.data))
+            else:
+                content += event.data
         elif isinstance(event, h11.EndOfMessage):
             return Answer(status, bytes(content))
         elif not isinstance(event, h11.InformationalResponse):

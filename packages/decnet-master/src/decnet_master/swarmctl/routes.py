@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import decnet_master
 from decnet_core.endpoints import Endpoint
 from decnet_core.identity import MASTER_HOST
+from decnet_master.artifact_shelf import ArtifactShelf
 from decnet_master.bootstrap.bundles import Bundles
 from decnet_master.enrolment.registrar import Registrar
 from decnet_master.enrolment.tokens import TokenMint
@@ -22,7 +23,7 @@ from decnet_master.http_app import answer_of, bare_app
 from decnet_master.http_guard import LOOPBACK_NAMES, Bounds, Guard
 from decnet_master.problems import Unauthenticated
 from decnet_master.store import Store
-from decnet_master.swarmctl import bootstrap, fleet, hosts, operators, pki, traits
+from decnet_master.swarmctl import artifacts, bootstrap, fleet, hosts, operators, pki, traits
 from decnet_master.swarmctl.checking import Checker
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.keeper import IdentityKeeper
@@ -55,6 +56,7 @@ def rooms(
         keeper: has the CAs open.
         checker: asks workers how they are.
         secret: of the controller; seeds what a plan draws.
+    shelf: ArtifactShelf,
         token_minutes: how long a token lives when the operator does not say.
         bundles: the wheels that new workers are sent.
     """
@@ -68,6 +70,7 @@ def rooms(
 
     @app.get("/health")
     async def health() -> ControllerHealth:
+        shelf: where fetched artifacts are kept.
         await store.ping()
         return ControllerHealth(version=decnet_master.__version__)
 
@@ -76,6 +79,7 @@ def rooms(
 
 def behind_secret(app: ASGIApp, secret: str, address: Endpoint) -> ASGIApp:
     """Put the rooms behind the secret.
+    app.include_router(artifacts.router(store, dispatcher, shelf))
 
     Args:
         app: the rooms.

@@ -88,18 +88,53 @@ class WorkerCalls:
             RemoteProtocolError: the answer is none of such a daemon.
             DecnetError: what it answered instead.
         """
+        content = None if body is None else body.model_dump_json().encode()
+        found = await self._exchanged(worker, path, content, total_secs=total_secs, max_bytes=MAX_ANSWER_BYTES)
+        try:
+            return answer.model_validate_json(found.content)
+        except ValidationError as cause:
+            raise misfit(worker, f"sent an answer that is no {answer.__name__}") from cause
+
+    async def fetch(
+        self, worker: Worker, path: str, into: Callable[[bytes], None], *, total_secs: float, max_bytes: int
+    ) -> None:
+        """Ask for bytes, and hand them on as they come; what was handed on before an error is worth nothing.
+
+        Args:
+            worker: whom.
+            path: the request's target.
+            into: takes each piece.
+            total_secs: how long all of it may take.
+            max_bytes: how much it may be.
+
+        Raises:
+            DecnetError: as `call`; and what `into` raises.
+        """
+        await self._exchanged(worker, path, None, total_secs=total_secs, max_bytes=max_bytes, into=into)
+
+    async def _exchanged(
+        self,
+        worker: Worker,
+        path: str,
+        body: bytes | None,
+        *,
+        total_secs: float,
+        max_bytes: int,
+        into: Callable[[bytes], None] | None = None,
+    ) -> Answer:
         expected = Identity(self._role, worker.name)
         try:
             async with asyncio.timeout(total_secs):
                 found = await exchange(
                     Endpoint(worker.address, worker.port),
                     path,
-                    None if body is None else body.model_dump_json().encode(),
+                    body,
                     tls=self._tls(),  # the one of the moment
                     name=worker.name,
                     admit=partial(self._admit, expected),
                     connect_secs=CONNECT_SECS,
-                    max_bytes=MAX_ANSWER_BYTES,
+                    max_bytes=max_bytes,
+                    into=into,
                 )
         except TimeoutError:
             raise Unavailable(
@@ -109,10 +144,7 @@ class WorkerCalls:
             raise _transport_error(worker, cause, self._advice) from cause
         if found.status != HTTPStatus.OK:
             raise _refusal(worker, found)
-        try:
-            return answer.model_validate_json(found.content)
-        except ValidationError as cause:
-            raise misfit(worker, f"sent an answer that is no {answer.__name__}") from cause
+        return found
 
     async def _admit(self, expected: Identity, peer: Peer) -> None:
         """Judge who answers, between the handshake and the request."""
