@@ -74,7 +74,9 @@ def test_both_read_every_event_alike(event: Event) -> None:
 
 
 @given(
-    st.integers(0, len(LINE)), st.integers(0, 12), st.binary(max_size=6) | st.sampled_from([b'"', b"]", b'" a="', b" "])
+    st.integers(0, len(LINE)),
+    st.integers(0, 12),
+    st.binary(max_size=6) | st.sampled_from([b'"', b"]", b'" a="', b" ", b"\\", b'\\"', b"\\]", b"\\\\", b"\2"]),
 )
 def test_both_read_every_mutation_alike(at: int, cut: int, put: bytes) -> None:
     same(LINE[:at] + put + LINE[at + cut :])
@@ -102,7 +104,11 @@ def test_both_read_every_mutation_alike(at: int, cut: int, put: bytes) -> None:
         (b"] words", b"]words"),
         (b"] words", b'][other@1 a="b"] words'),
         (b"[relay@55555", b"[relay@5555"),
-        (b"pa ss", b"pa\\]ss"),
+        (b"pa ss", b"pa\\ss"),
+        (b"pa ss", b"pa\\"),
+        (b"pa ss", b"\\"),
+        (b"pa ss", b"pa\\]\x01ss"),
+        (b' user="root"', b' us\\]er="root"'),
         (b"pa ss", b"pa]ss"),
         (b"pa ss", b"pa\0ss"),
         (b"pa ss", b"pa\x1ass"),
@@ -119,6 +125,15 @@ def test_it_gives_up_what_it_is_not_sure_of(old: bytes, new: bytes) -> None:
     assert old in LINE
     line = LINE.replace(old, new)
     assert quick_row(line, "w1", 0) is None
+
+
+@pytest.mark.parametrize(
+    "password", [rb"pa\]ss", rb"\"", rb"\\", rb"\\\"", rb"\\\\\]", rb"\"\]\\ x=\"y\"", rb"\] x"], ids=repr
+)
+def test_escapes_are_read_quickly_too(password: bytes) -> None:
+    assert same(LINE.replace(b"pa ss", password))
+    assert same(LINE.replace(b"pa ss", password).replace(b"words", rb'C:\\words \" \] \ "] \x'))
+    assert same(LINE.replace(b"words", password))
 
 
 def test_words_beyond_ascii_are_read_quickly_too() -> None:

@@ -15,10 +15,11 @@ What came plainly (RFC 5425) is `trust=guest` whatever it says: a syslog daemon 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import ip_address
+from itertools import accumulate
 from typing import Any
 
 from decnet_core.errors import RemoteProtocolError, TrustError
@@ -29,6 +30,7 @@ from decnet_core.syslog.rfc5424 import decode, source_address_of
 from decnet_master.ingester.quick import quick_row
 from decnet_master.journal.reader import Batch
 from decnet_master.store import DeadLetter, Load, NewEvent
+from decnet_master.store.records import Record
 from decnet_master.store.values import micros
 
 _LARGEST_PID = (1 << 63) - 1  # BIGINT
@@ -66,17 +68,18 @@ class Sorted:
 
     def _add_ours(self, batch: Batch, worker: str) -> None:
         received_at = micros(batch.received_at)
-        keep, count = self.load.records.append, self.load.tally.add
-        position = batch.start  # `positions`, written out: this runs for each line
-        for line in batch.lines:
-            quick = quick_row(line, worker, received_at)
-            if quick is None:
-                self._add_long(batch, worker, position, line)
+        quick: list[tuple[Record, Mapping[str, str]]] = []
+        starts: list[int] = []  # of the lines; few batches need them
+        for number, line in enumerate(batch.lines):
+            row = quick_row(line, worker, received_at)
+            if row is not None:
+                quick.append(row)
             else:
-                record, fields = quick
-                keep(record)
-                count(record, fields)
-            position += len(line) + 1
+                self.load.add_all(quick)
+                quick = []
+                starts = starts or list(accumulate((len(one) + 1 for one in batch.lines), initial=batch.start))
+                self._add_long(batch, worker, starts[number], line)
+        self.load.add_all(quick)
 
     def _add_long(self, batch: Batch, worker: str, position: int, line: bytes) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What one transaction stores: batches of the journal, read and sorted. This blocks, so it runs in a thread."""
+"""What one transaction stores: batches of the journal, read, sorted and summed. This blocks, so it runs in a thread."""
 
 from __future__ import annotations
 
@@ -74,4 +74,5 @@ class PartReader:
         if not batches:
             return None
         self._at = batches[-1].next
+        lines.load.tally.fold()  # here, while the database stores the part before
         return Part(batches, lines, count, is_last=count < rows)

@@ -4,9 +4,10 @@ It splits on spaces and quotes. The names of a line's parameters, all of them as
 there are some dozens of shapes, and what a shape means (where the source stands, how the fields' JSON begins) is worked
 out once. Hosts, services, addresses and ports are likewise looked up among those seen before.
 
-Whatever it is not sure of (another form, a backslash, a `nested` parameter, a character that a database cannot hold,
-an address that is none) it gives up, and `lines` reads the line the long way. So it never judges a line wrong, and has
-no rule that is not one of the codec, of `events.from_syslog` or of `store.records`: a test holds its rows to theirs.
+Whatever it is not sure of (another form, a backslash that escapes nothing, a `nested` parameter, a character that a
+database cannot hold, an address that is none) it gives up, and `lines` reads the line the long way. So it never judges
+a line wrong, and has no rule that is not one of the codec, of `events.from_syslog` or of `store.records`: a test holds
+its rows to theirs.
 
 Everything that it remembers is bounded: senders can make up names for ever.
 """
@@ -14,11 +15,12 @@ Everything that it remembers is bounded: senders can make up names for ever.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from json.encoder import encode_basestring  # what an encoder with ensure_ascii=False writes a string with
+from operator import itemgetter
 from typing import Any
 
 from decnet_core.events import RESERVED_PARAMS, EventType, Trust, event_id
@@ -34,10 +36,12 @@ _PID_DIGITS = 18  # all such numbers fit into 63 bits
 _ADDRESS_CHARS = 45
 
 _PRIORITIES = frozenset(f"<{number}>1" for number in range(192))
-_SECOND = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?!24)[0-9]{2}:[0-9]{2}:[0-9]{2}")
+_SECOND = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?!24)[0-9]{2}:[0-9]{2}:[0-9]{2}\.")
 _NAME = re.compile(f" ({SD_NAME})=")
 _OURS = f"[{SD_ID} "
 _BEFORE_PARAMS = len(_OURS) - 1  # each parameter keeps the space before it
+_OPTIONAL = ("trust", "src_ip", "src_port", "dst_ip", "dst_port", "session")
+_MARKS = re.compile("[\1-\3]")
 _TRUSTS: dict[str | None, str] = {None: Trust.GUEST.value, **{trust.value: trust.value for trust in Trust}}
 _NO_FIELDS: dict[str, str] = {}
 
@@ -56,64 +60,65 @@ def quick_row(line: bytes, worker: str, received_at: int) -> tuple[Record, dict[
     try:
         text = line.decode()
         pri, stamp, host, app, procid, msgid, rest = text.split(" ", 6)
+        is_escaped = "\\" in rest
+        if is_escaped:
+            rest = _marked(rest)
         body, closing, tail = rest.partition('"]')
-        pieces = body[_BEFORE_PARAMS:].split('"')
+        pieces = body.split('"')
+        fraction = stamp[20:26]
         if (
             len(pieces) % 2
             or pri not in _PRIORITIES
-            or not rest.startswith(_OURS)
             or not closing
-            or "\\" in body
             or "]" in body
             or (tail and tail[0] != " ")
             or "\0" in text
             or "\x1a" in text
+            or stamp[26:] != "Z"
+            or not (fraction.isdigit() and fraction.isascii())
         ):
             return None
-        shape = _SHAPES[tuple(pieces[::2])]
+        shape = _SHAPES['"'.join(pieces[::2])]
         values: list[Any] = pieces[1::2]
+        if is_escaped:
+            values = [_read_back(value) for value in values]
+            tail = _as_it_came(tail)
         values.append(None)  # what an absent parameter's place, -1, finds
-        source, cursor = values[shape.source], values[shape.cursor]
+        source, cursor, trust, src_ip, src_port, dst_ip, dst_port, session = shape.slots(values)
         event_type = _TYPES[msgid]
         row = (
             event_id(source, cursor),
-            _micros(stamp),
+            _SECONDS[stamp[:20]] + int(fraction),
             received_at,
             worker,
             _HOSTS[host],
             _APPS[app],
             event_type,
-            _TRUSTS[values[shape.trust]],
-            _ADDRESSES[values[shape.src_ip]],
-            _PORTS[values[shape.src_port]],
-            _ADDRESSES[values[shape.dst_ip]],
-            _PORTS[values[shape.dst_port]],
-            values[shape.session],
+            _TRUSTS[trust],
+            _ADDRESSES[src_ip],
+            _PORTS[src_port],
+            _ADDRESSES[dst_ip],
+            _PORTS[dst_port],
+            session,
             _PIDS[procid],
-            f"{{{','.join([begin + encode_basestring(values[place]) for begin, place in shape.members])}}}",
+            shape.json % tuple(map(encode_basestring, shape.fields(values))),
             tail[1:].removeprefix(BOM),
             source,
             cursor,
         )
     except (ValueError, KeyError):
         return None
-    return row, {name: values[place] for name, place in shape.fields} if event_type in TELLING else _NO_FIELDS
+    return row, dict(zip(shape.names, shape.fields(values), strict=True)) if event_type in TELLING else _NO_FIELDS
 
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """Where each parameter's value stands among the values; -1 where there is none."""
+    """What picks the parameters' values, each from its place among them; -1 is the place of one that is absent."""
 
-    source: int
-    cursor: int
-    trust: int
-    src_ip: int
-    src_port: int
-    dst_ip: int
-    dst_port: int
-    session: int
-    fields: tuple[tuple[str, int], ...]
-    members: tuple[tuple[str, int], ...]  # the same, with the name as a member of a JSON object begins
+    slots: Callable[[list[Any]], tuple[Any, ...]]  # source, cursor, trust, addresses and ports, session
+    fields: Callable[[list[Any]], tuple[Any, ...]]
+    names: tuple[str, ...]  # of the fields
+    json: str  # the fields' object, with a place for each value
 
 
 class _Known(dict[Any, Any]):
@@ -133,7 +138,10 @@ class _Known(dict[Any, Any]):
         return meaning
 
 
-def _shape(pieces: tuple[str, ...]) -> _Shape:
+def _shape(text: str) -> _Shape:
+    if not text.startswith(_OURS):
+        raise ValueError(text)
+    pieces = text[_BEFORE_PARAMS:].split('"')
     if len(pieces) > _MOST_PARAMS:
         raise ValueError("more parameters than a line of ours has")
     places: dict[str, int] = {}
@@ -142,19 +150,38 @@ def _shape(pieces: tuple[str, ...]) -> _Shape:
         if found is None or found[1] in places or found[1] == NESTED:
             raise ValueError(piece)
         places[found[1]] = place
-    fields = tuple((name, place) for name, place in places.items() if name not in RESERVED_PARAMS)
+    names = tuple(name for name in places if name not in RESERVED_PARAMS)
+    members = [f"{encode_basestring(name)}:".replace("%", "%%") + "%s" for name in names]
     return _Shape(
-        source=places["source"],
-        cursor=places["cursor"],
-        trust=places.get("trust", -1),
-        src_ip=places.get("src_ip", -1),
-        src_port=places.get("src_port", -1),
-        dst_ip=places.get("dst_ip", -1),
-        dst_port=places.get("dst_port", -1),
-        session=places.get("session", -1),
-        fields=fields,
-        members=tuple((f"{encode_basestring(name)}:", place) for name, place in fields),
+        slots=itemgetter(places["source"], places["cursor"], *(places.get(name, -1) for name in _OPTIONAL)),
+        fields=_picking([places[name] for name in names]),
+        names=names,
+        json=f"{{{','.join(members)}}}",
     )
+
+
+def _picking(places: Sequence[int]) -> Callable[[list[Any]], tuple[Any, ...]]:
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda values: tuple([values[place] for place in places])  # itemgetter gives one value bare
+
+
+def _marked(text: str) -> str:
+    """Put a mark for each escape, so that the quotes that are left are the ends of values."""
+    if _MARKS.search(text):
+        raise ValueError(text)
+    # A run of backslashes begins outside of any escape, so they pair from its left.
+    return text.replace("\\\\", "\1").replace('\\"', "\2").replace("\\]", "\3")
+
+
+def _read_back(value: str) -> str:
+    if "\\" in value:  # before a character that needs none: the codec knows what that is
+        raise ValueError(value)
+    return value.replace("\1", "\\").replace("\2", '"').replace("\3", "]")
+
+
+def _as_it_came(tail: str) -> str:
+    return tail.replace("\1", "\\\\").replace("\2", '\\"').replace("\3", "\\]")
 
 
 def _slot(max_chars: int) -> Callable[[str], str]:
@@ -169,15 +196,7 @@ def _slot(max_chars: int) -> Callable[[str], str]:
 def _second(text: str) -> int:
     if _SECOND.fullmatch(text) is None:
         raise ValueError(text)
-    return micros(datetime.fromisoformat(text).replace(tzinfo=UTC))
-
-
-def _micros(stamp: str) -> int:
-    fraction = stamp[20:26]
-    if stamp[19:20] != "." or stamp[26:] != "Z" or not (fraction.isascii() and fraction.isdigit()):
-        raise ValueError(stamp)
-    known: int = _SECONDS[stamp[:19]]
-    return known + int(fraction)
+    return micros(datetime.fromisoformat(text[:-1]).replace(tzinfo=UTC))
 
 
 def _pid(procid: str) -> int:

@@ -1,17 +1,16 @@
 """Merge tallies into the derived tables, and empty those.
 
-Each table takes a load's rows in few statements: PostgreSQL a COPY into a temporary table and one INSERT … SELECT from
-it, SQLite INSERTs with the values of many rows. What is there and what comes are merged by the rules that the columns
-carry (`store.derived_tables`), in the caller's transaction.
+Each table takes a load's rows in few statements: PostgreSQL a COPY into a temporary table and then, in one message for
+all tables, an INSERT … SELECT from it; SQLite INSERTs with the values of many rows. What is there and what comes are
+merged by the rules that the columns carry (`store.derived_tables`), in the caller's transaction.
 
-Rows are given in the order of their first key, so that neighbours in the index come one after the other.
+Rows come in the order of their first key, so that neighbours in the index follow one another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
-from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Column, Table, delete, text
@@ -28,24 +27,23 @@ _TYPE, _FIELDS = COLUMNS.index("event_type"), COLUMNS.index("fields")
 
 async def merge(connection: AsyncConnection, tally: Tally, *, sqlite: bool) -> None:
     """Add a tally to the tables, inside the caller's transaction, which may merge any number of them."""
-    for table in DERIVED:
-        rows = sorted(getattr(tally, table.name)(), key=itemgetter(0))
-        if not rows:
-            continue
-        if sqlite:
+    told = {table: rows for table in DERIVED if (rows := tally.rows_of(table.name))}
+    if sqlite:
+        for table, rows in told.items():
             await insert_rows(connection, _insert(table), rows, _merging(table, least="MIN", greatest="MAX"))
-        else:
-            raw = await raw_connection(connection)
-            # asyncpg encodes a row for COPY at a tenth of what the same values cost it as arrays of parameters.
-            await raw.execute(
-                f"CREATE TEMP TABLE IF NOT EXISTS new_{table.name} (LIKE {table.name}) ON COMMIT DELETE ROWS"
-            )
-            # Left there by a merge before, in the same transaction: asked first, as TRUNCATE makes a new file, and the
-            # ingester merges once. DELETE would leave the dead rows to be read again by each page of a rebuild.
-            if await raw.fetchval(f"SELECT EXISTS (SELECT FROM new_{table.name})"):  # noqa: S608 -- names of ours
-                await raw.execute(f"TRUNCATE new_{table.name}")
-            await raw.copy_records_to_table(f"new_{table.name}", records=rows)
-            await raw.execute(_insert_new(table))
+    elif told:
+        raw = await raw_connection(connection)
+        if not await raw.fetchval(_ARE_THERE):
+            await raw.execute(_make_new())
+        # Left there by a merge before, in the same transaction: asked first, as TRUNCATE makes new files, and the
+        # ingester merges once. DELETE would leave the dead rows to be read again by each page of a rebuild.
+        if await raw.fetchval(_are_full()):
+            await raw.execute(f"TRUNCATE {', '.join(_new(table) for table in DERIVED)}")
+        # asyncpg encodes a row for COPY at a tenth of what the same values cost it as arrays of parameters.
+        for table, rows in told.items():
+            await raw.copy_records_to_table(_new(table), records=rows)
+        # Together: the server goes on from one to the next without waiting for us, who decode lines at this moment.
+        await raw.execute("; ".join(_insert_new(table) for table in told))
 
 
 async def clear(connection: AsyncConnection, *, sqlite: bool) -> None:
@@ -60,8 +58,7 @@ async def clear(connection: AsyncConnection, *, sqlite: bool) -> None:
 def tally_of(records: Iterable[Record]) -> Tally:
     """Fold rows as they are stored."""
     tally = Tally()
-    for record in records:
-        tally.add(record, json_object(record[_FIELDS]) if record[_TYPE] in TELLING else {})
+    tally.add_all((record, json_object(record[_FIELDS]) if record[_TYPE] in TELLING else {}) for record in records)
     return tally
 
 
@@ -73,7 +70,26 @@ def _insert(table: Table) -> str:
 @cache
 def _insert_new(table: Table) -> str:
     merging = _merging(table, least="LEAST", greatest="GREATEST")
-    return f"INSERT INTO {table.name} SELECT * FROM new_{table.name}{merging}"  # noqa: S608 -- names of ours
+    return f"INSERT INTO {table.name} SELECT * FROM {_new(table)}{merging}"  # noqa: S608 -- names of ours
+
+
+def _new(table: Table) -> str:
+    return f"new_{table.name}"
+
+
+_ARE_THERE = f"SELECT to_regclass('pg_temp.{_new(DERIVED[-1])}') IS NOT NULL"
+
+
+@cache
+def _make_new() -> str:
+    return "; ".join(
+        f"CREATE TEMP TABLE IF NOT EXISTS {_new(table)} (LIKE {table.name}) ON COMMIT DELETE ROWS" for table in DERIVED
+    )
+
+
+@cache
+def _are_full() -> str:
+    return f"SELECT {' OR '.join(f'EXISTS (SELECT FROM {_new(table)})' for table in DERIVED)}"  # noqa: S608 -- as above
 
 
 def _names(table: Table) -> str:

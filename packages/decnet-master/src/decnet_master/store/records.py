@@ -8,7 +8,7 @@ This module does no IO.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
@@ -81,8 +81,12 @@ class Load:
 
     def add(self, record: Record, fields: Mapping[str, str]) -> None:
         """Add one more record, with the event's own fields."""
-        self.records.append(record)
-        self.tally.add(record, fields)
+        self.add_all([(record, fields)])
+
+    def add_all(self, rows: Sequence[tuple[Record, Mapping[str, str]]]) -> None:
+        """Add records in their order, each with its event's own fields."""
+        self.records += [record for record, _ in rows]
+        self.tally.add_all(rows)
 
 
 def _storable_or_none(text: str | None) -> str | None:

@@ -15,8 +15,9 @@ This module does no IO.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Any
 
 from decnet_core.events import EventType
@@ -47,6 +48,7 @@ _TRIED, _ENTERED = EventType.CREDENTIAL_TRIED.value, EventType.LOGIN_SUCCEEDED.v
 _SESSION_OPENED, _SESSION_CLOSED = EventType.SESSION_OPENED.value, EventType.SESSION_CLOSED.value
 _ATTEMPTS = frozenset({_TRIED, _ENTERED, EventType.LOGIN_FAILED.value})
 _NAMING = frozenset({_ENTERED, _SESSION_OPENED})
+_KINDS = ("password", "key")
 
 _TYPES = frozenset(one.value for one in EventType)
 
@@ -58,6 +60,7 @@ TELLING = _ATTEMPTS | {_SESSION_OPENED, _SESSION_CLOSED}
 
 Row = tuple[Any, ...]
 _Visit = tuple[str, str, str, str | None, str | None]
+_visit_of: Callable[[Row], _Visit] = itemgetter(3, 4, 5, 8, 12)  # worker, decky, service, src_ip, session
 _Credential = tuple[str, str, str]
 _Use = tuple[bytes, str, str, str]
 
@@ -65,7 +68,7 @@ _Use = tuple[bytes, str, str, str]
 class Tally:
     """Folds events; give them in the order in which they are stored."""
 
-    __slots__ = ("_count", "_ids", "_types", "_uses", "_visits")
+    __slots__ = ("_count", "_folded_at", "_ids", "_rows", "_types", "_uses", "_visits")
 
     def __init__(self) -> None:
         self._count = 0
@@ -74,6 +77,8 @@ class Tally:
         self._uses: dict[_Use, list[int]] = {}
         self._types: dict[str, list[int]] = {}  # when the newest was received, and how many
         self._ids: dict[_Credential, bytes] = {}
+        self._rows: dict[str, list[Row]] = {}
+        self._folded_at: int | None = None  # how many events they are of
 
     def add(self, record: Row, fields: Mapping[str, Any]) -> None:
         """Count one event.
@@ -82,31 +87,38 @@ class Tally:
             record: its row, in the order of `records.COLUMNS`.
             fields: what the event says; not looked at unless its type is one of `TELLING`.
         """
-        _, at, received, worker, decky, service, event_type, _, src_ip, _, _, _, session, *_ = record
-        key = (worker, decky, service, src_ip, session)
-        visit = self._visits.get(key)
-        if visit is None:
-            visit = self._visits[key] = [at, at, received, 0, 0, 0, 0, 0, 0, 0, None, None, None]
-        else:  # `_widen`, written out: this runs for each event
-            if at > visit[_LAST]:
-                visit[_LAST] = at
-            elif at < visit[_FIRST]:
-                visit[_FIRST] = at
-            if received > visit[_RECEIVED]:  # noqa: PLR1730 -- max() costs a call
-                visit[_RECEIVED] = received
-        visit[_EVENTS] += 1
-        counted = _COUNTED.get(event_type)
-        if counted is not None:
-            visit[counted] += 1
-        self._count += 1
-        of_type = self._types.get(event_type)
-        if of_type is None:
-            self._types[event_type] = [received, 1]
-        else:
-            of_type[0] = max(of_type[0], received)
-            of_type[1] += 1
-        if event_type in TELLING:
-            self._add_telling(key, visit, record, fields)
+        self.add_all([(record, fields)])
+
+    def add_all(self, rows: Iterable[tuple[Row, Mapping[str, Any]]]) -> None:
+        """Count events, each as `add` does."""
+        visits, types = self._visits, self._types
+        for record, fields in rows:
+            self._count += 1
+            at, received, event_type = record[1], record[2], record[6]
+            key = _visit_of(record)
+            visit = visits.get(key)
+            if visit is None:
+                visit = visits[key] = [at, at, received, 0, 0, 0, 0, 0, 0, 0, None, None, None]
+            else:  # `_widen`, written out: this runs for each event
+                if at > visit[_LAST]:
+                    visit[_LAST] = at
+                elif at < visit[_FIRST]:
+                    visit[_FIRST] = at
+                if received > visit[_RECEIVED]:  # noqa: PLR1730 -- max() costs a call
+                    visit[_RECEIVED] = received
+            visit[_EVENTS] += 1
+            counted = _COUNTED.get(event_type)
+            if counted is not None:
+                visit[counted] += 1
+            of_type = types.get(event_type)
+            if of_type is None:
+                types[event_type] = [received, 1]
+            else:
+                if received > of_type[0]:  # noqa: PLR1730 -- as above
+                    of_type[0] = received
+                of_type[1] += 1
+            if event_type in TELLING:
+                self._add_telling(key, visit, record, fields)
 
     def _add_telling(self, key: _Visit, visit: list[Any], record: Row, fields: Mapping[str, Any]) -> None:
         at, event_type, user = record[1], record[6], fields.get("user")
@@ -119,7 +131,7 @@ class Tally:
         if event_type in _NAMING and visit[_USER] is None:
             visit[_USER] = (self._count, user)  # with its turn: visits of one session are folded by it
         if event_type in _ATTEMPTS:
-            for kind in ("password", "key"):
+            for kind in _KINDS:
                 secret = fields.get(kind)
                 if secret is not None:
                     visit[_CREDENTIALS] += 1
@@ -140,16 +152,36 @@ class Tally:
         if record[6] == _ENTERED:
             use[_ACCEPTED] += 1
 
+    def rows_of(self, table: str) -> list[Row]:
+        """Give the rows of a derived table in the order of their first key, made once for all that were added."""
+        if self._folded_at != self._count:
+            self.fold()
+        return self._rows[table]
+
+    def fold(self) -> None:
+        """Make the rows of all tables now: `rows_of` then only hands them out."""
+        tables = (
+            self.attackers,
+            self.attacker_deckies,
+            self.sessions,
+            self.credentials,
+            self.credential_uses,
+            self.event_types,
+        )
+        # In their index neighbours then come one after the other.
+        self._rows = {rows.__name__: sorted(rows(), key=itemgetter(0)) for rows in tables}
+        self._folded_at = self._count
+
     def attackers(self) -> list[Row]:
         """Give the rows of `attackers`: an address and its sums."""
-        return self._summed(lambda visit: visit[3:4])
+        return self._summed(itemgetter(3))
 
     def attacker_deckies(self) -> list[Row]:
         """Give the rows of `attacker_deckies`: an address, worker, decky and service, and their sums."""
-        return self._summed(lambda visit: (visit[3], *visit[:3]))
+        return self._summed(itemgetter(3, 0, 1, 2))
 
-    def _summed(self, key_of: Callable[[_Visit], Row]) -> list[Row]:
-        found: dict[Row, list[Any]] = {}
+    def _summed(self, key_of: Callable[[_Visit], Any]) -> list[Row]:
+        found: dict[Any, list[Any]] = {}
         for visit, numbers in self._visits.items():
             if visit[3] is None:
                 continue  # nobody's: the decky's own words, ours
@@ -159,7 +191,7 @@ class Tally:
                 found[key] = numbers[:_OPENED]
             else:
                 _fold(sums, numbers, _OPENED)
-        return [(*key, *sums) for key, sums in found.items()]
+        return [((key, *sums) if key.__class__ is str else (*key, *sums)) for key, sums in found.items()]
 
     def event_types(self) -> list[Row]:
         """Give the rows of `event_types`: a type of the catalogue or `OTHER_TYPE`, and its sums."""
