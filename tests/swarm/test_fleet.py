@@ -12,7 +12,7 @@ import pytest
 from decnet_agent import joining
 from decnet_agent.settings import AgentSettings
 from decnet_core.enrolment import JoinToken
-from decnet_core.fleet import DeckyPhase
+from decnet_core.fleet import DeckyPhase, DeckyState, ShardReport
 from decnet_core.identity import Role
 from decnet_master.store import Store
 from decnet_master.swarmctl import dispatch
@@ -169,6 +169,29 @@ async def test_who_is_decommissioned_meanwhile_is_spoken_to_no_more(
         (row,) = (await first)["results"]
     assert "was decommissioned meanwhile" in row["error"]
     agent.release.set()
+
+
+async def test_what_runs_where_a_worker_was_decommissioned_is_not_known(
+    controller: httpx.AsyncClient, store: Store, stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    for name in ("w1", "w2"):
+        await worker(name, controller, stack, tmp_path)
+    await deploy(controller, 2)
+    await controller.post("/hosts/w1/decommission")
+
+    async def shown(state: str) -> list[tuple[str, str | None, str]]:
+        answer = await controller.get("/fleet/deckies", params={"state": state})
+        return [(decky["host"], decky["phase"], decky["host_status"]) for decky in answer.json()["deckies"]]
+
+    assert await shown("running") == [("w2", "running", "active")]
+    assert await shown("unknown") == [("w1", None, "decommissioned")]
+    # A report that was under way, and whoever plays the worker since, change nothing about that.
+    (gone,) = [decky for decky in await store.fleet.current() if decky.host == "w1"]
+    state = DeckyState(name=gone.spec.name, phase=DeckyPhase.RUNNING, services=gone.spec.services)
+    await store.fleet.record(ShardReport(host="w1", generation=99, deckies=(state,)))
+    assert await shown("running") == [("w2", "running", "active")]
+    (again,) = (await store.fleet.of_workers(["w1"]))[1]["w1"].wanted
+    assert (again.phase, again.known_phase) == (DeckyPhase.RUNNING, None)
 
 
 async def test_an_agents_revoked_certificate_is_refused_before_anything_is_sent(

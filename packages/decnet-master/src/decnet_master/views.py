@@ -46,8 +46,9 @@ class HostList(Contract):
 
 
 class DeckyView(Contract):
-    """One decky: as it shall be and as its worker last reported it. `phase` is None until there is a report.
+    """One decky: as it shall be and as its worker last reported it.
 
+    `phase` is None while nobody knows it: until there is a report, and while its worker is not active (`host_status`).
     `ip` is the address that it has; where another one was wanted, `moved_from` is that and `moved_because` says why.
     `contested_by` is the MAC of another machine that has the address too. `unreachable_since` is when its worker last
     answered, while it does not: what is shown is of that time then.
@@ -66,6 +67,7 @@ class DeckyView(Contract):
     moved_because: str | None = None
     contested_by: str | None = None
     unreachable_since: datetime | None = None
+    host_status: str = "active"
 
 
 class DeckyList(Contract):
@@ -108,7 +110,7 @@ def decky_list(deckies: Iterable[PlacedDecky], beats: Mapping[str, Heartbeat]) -
                 host=decky.host,
                 services=decky.spec.services,
                 accounts=decky.spec.accounts,
-                phase=decky.phase,
+                phase=decky.known_phase,
                 ip=decky.ip or (str(decky.spec.ip) if decky.spec.ip else None),
                 mac=decky.mac or decky.spec.mac,
                 error=decky.error,
@@ -117,6 +119,7 @@ def decky_list(deckies: Iterable[PlacedDecky], beats: Mapping[str, Heartbeat]) -
                 moved_because=decky.moved_because,
                 contested_by=decky.contested_by,
                 unreachable_since=away.get(decky.host),
+                host_status=decky.host_status.value,
             )
             for decky in sorted(deckies, key=lambda decky: decky.spec.name)
         )

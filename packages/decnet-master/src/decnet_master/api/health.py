@@ -80,7 +80,7 @@ async def _report(store: Store, dead_letter_alarm: int) -> Health:
     problems = tuple(
         Problem(part=one.part, grave=one.grave, message=one.message, advice=one.advice) for one in seen.wrong
     )
-    running = sum(decky.phase is DeckyPhase.RUNNING for decky in deckies)
+    running = sum(decky.known_phase is DeckyPhase.RUNNING for decky in deckies)
     return Health(
         status=_status(problems, all_run=running == len(deckies)),
         version=version,

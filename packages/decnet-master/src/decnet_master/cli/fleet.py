@@ -92,7 +92,8 @@ class _State(StrEnum):
 def _deckies(
     host: Annotated[list[str] | None, typer.Option(help="Only those of this worker; may be repeated.")] = None,
     state: Annotated[
-        list[_State] | None, typer.Option(help="Only those in this state; unknown until reported. May be repeated.")
+        list[_State] | None,
+        typer.Option(help="Only those in this state; unknown until reported, and once their worker is no more."),
     ] = None,
     url: Url = None,
     as_json: Json = False,
@@ -120,6 +121,8 @@ def _words(words: Sequence[str]) -> str:
 
 
 def _remark(decky: DeckyView) -> str | None:
+    if decky.host_status == "decommissioned":
+        return "its worker was decommissioned: nobody knows what runs there"
     if decky.unreachable_since is not None:
         return f"its worker does not answer since {decky.unreachable_since:%Y-%m-%d %H:%M:%S}"
     if decky.error is not None:

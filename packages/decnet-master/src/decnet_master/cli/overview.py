@@ -109,7 +109,7 @@ async def _database(settings: MasterSettings) -> str:
 
     async with await Store.open(settings.database, connections=1) as store:
         hosts, deckies = await store.hosts.list(), await store.fleet.current()
-        running = sum(decky.phase == "running" for decky in deckies)
+        running = sum(decky.known_phase == "running" for decky in deckies)
         active = sum(host.status == "active" for host in hosts)
         newest = await store.events.latest_seq()
     return f"{active} active workers, {running} of {len(deckies)} deckies running, newest event {newest}"

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, and_, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Row, Select, and_, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from decnet_core.errors import Conflict, LocalProtocolError
 from decnet_core.fleet import DeckyPhase, DeckySpec, DeckyState, ShardReport
 from decnet_master.store.engine import Database
-from decnet_master.store.schema import deckies, generations
+from decnet_master.store.joining import HostStatus
+from decnet_master.store.schema import deckies, generations, hosts
 from decnet_master.store.values import micros, original, storable
 
 MAX_ERROR_CHARS = 1000
@@ -38,12 +39,13 @@ class PlacedDecky:
     Attributes:
         host: the worker that runs it, or shall.
         spec: as it was asked for.
-        phase: as the worker last reported it; None before its first report.
+        phase: as the worker last reported it; None before its first report. See `known_phase`.
         ip, mac: what it really has, as reported.
         error: why it is not running.
         moved_from, moved_because: the address that was wanted and that it has not, and why; as reported.
         contested_by: the MAC of another machine that has its address too; as reported.
         generation: the desired state since which it is wanted as it is, or no longer wanted.
+        host_status: where its worker stands.
     """
 
     host: str
@@ -56,6 +58,15 @@ class PlacedDecky:
     moved_from: str | None = None
     moved_because: str | None = None
     contested_by: str | None = None
+    host_status: HostStatus = HostStatus.ACTIVE
+
+    @property
+    def known_phase(self) -> DeckyPhase | None:
+        """How it is, as far as anybody knows: what a worker said that is not active any more says nothing of now.
+
+        Its deckies may run on, be gone, or be in a thief's hands; nobody asks it, and it would not be believed.
+        """
+        return self.phase if self.host_status is HostStatus.ACTIVE else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +133,7 @@ class Fleet:
         A worker on which nothing is placed is not in it.
         """
         newest = select(func.max(generations.c.number)).where(generations.c.placed)
-        query = select(deckies).where(deckies.c.host.in_(list(hosts))).order_by(deckies.c.host, deckies.c.name)
+        query = _rows().where(deckies.c.host.in_(list(hosts)))
         found: dict[str, tuple[list[PlacedDecky], list[PlacedDecky]]] = {}
         async with self._database.read() as connection:
             generation = (await connection.execute(newest)).scalar_one_or_none() or 0
@@ -170,7 +181,7 @@ class Fleet:
                     await connection.execute(delete(deckies).where(lingering, deckies.c.name == name))
 
     async def _list(self, *, desired: bool) -> list[PlacedDecky]:
-        query = select(deckies).where(deckies.c.desired.is_(desired)).order_by(deckies.c.host, deckies.c.name)
+        query = _rows().where(deckies.c.desired.is_(desired))
         async with self._database.read() as connection:
             return [_placed(row) for row in await connection.execute(query)]
 
@@ -211,6 +222,11 @@ async def _replace(connection: AsyncConnection, generation: int, placements: Seq
         await connection.execute(insert(deckies), rows)
 
 
+def _rows() -> Select[Any]:
+    query = select(deckies, hosts.c.status.label("host_status")).join(hosts, hosts.c.name == deckies.c.host)
+    return query.order_by(deckies.c.host, deckies.c.name)
+
+
 def _observed(state: DeckyState) -> dict[str, Any]:
     return {
         "phase": state.phase.value,
@@ -236,4 +252,5 @@ def _placed(row: Row[Any]) -> PlacedDecky:
         moved_from=row.moved_from,
         moved_because=None if row.moved_because is None else original(row.moved_because),
         contested_by=row.contested_by,
+        host_status=HostStatus(row.host_status),
     )

@@ -48,7 +48,7 @@ def router(store: Store, dispatcher: Dispatcher, secret: str) -> APIRouter:
         shown = [
             decky
             for decky in found
-            if (not host or decky.host in host) and (not state or (decky.phase or "unknown") in state)
+            if (not host or decky.host in host) and (not state or (decky.known_phase or "unknown") in state)
         ]
         return decky_list(shown, await store.heartbeats.list())
 
