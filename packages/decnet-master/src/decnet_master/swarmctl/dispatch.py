@@ -73,12 +73,12 @@ class Dispatcher:
         """Ask one worker how it is; raises as `AgentClient.status` does, and NotFound when no address is known."""
         return await self._agents.status(_worker(host))
 
-    async def apply(
-        self, hosts: Sequence[Host], shards: dict[str, Shard], *, removing: bool, unasked: Collection[str] = ()
     async def artifact(self, host: Host, sha256: str, into: Callable[[bytes], None]) -> None:
         """Have a worker send what it keeps; raises as `AgentClient.artifact` does, and NotFound without an address."""
         await self._agents.artifact(_worker(host), sha256, into)
 
+    async def apply(
+        self, hosts: Sequence[Host], shards: dict[str, Shard], *, removing: bool, unasked: Collection[str] = ()
     ) -> list[WorkerResult]:
         """Send each host its shard and record what it reports.
 

@@ -45,6 +45,7 @@ def rooms(
     secret: str,
     token_minutes: int,
     bundles: Bundles,
+    shelf: ArtifactShelf,
 ) -> ASGIApp:
     """Put the controller's routes together; nothing stands before them yet.
 
@@ -56,9 +57,9 @@ def rooms(
         keeper: has the CAs open.
         checker: asks workers how they are.
         secret: of the controller; seeds what a plan draws.
-    shelf: ArtifactShelf,
         token_minutes: how long a token lives when the operator does not say.
         bundles: the wheels that new workers are sent.
+        shelf: where fetched artifacts are kept.
     """
     app = bare_app(strangers=False)
     app.include_router(hosts.router(store, mint, registrar, dispatcher, checker, token_minutes=token_minutes))
@@ -67,10 +68,10 @@ def rooms(
     app.include_router(operators.router(store, keeper.issuer))
     app.include_router(fleet.router(store, dispatcher, secret))
     app.include_router(bootstrap.router(bundles))
+    app.include_router(artifacts.router(store, dispatcher, shelf))
 
     @app.get("/health")
     async def health() -> ControllerHealth:
-        shelf: where fetched artifacts are kept.
         await store.ping()
         return ControllerHealth(version=decnet_master.__version__)
 
@@ -79,7 +80,6 @@ def rooms(
 
 def behind_secret(app: ASGIApp, secret: str, address: Endpoint) -> ASGIApp:
     """Put the rooms behind the secret.
-    app.include_router(artifacts.router(store, dispatcher, shelf))
 
     Args:
         app: the rooms.
