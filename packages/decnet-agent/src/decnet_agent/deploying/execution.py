@@ -1,13 +1,15 @@
-"""Apply a shard: look, plan, ask the LAN, do the steps one after the other, look and ask again, report.
+"""Apply a shard: look, plan, ask the LAN, do the steps, look and ask again, report.
 
-One shard at a time. What is wanted is on disk before the first step; a step that fails is that decky's failure and
-no one else's, and the report says why. A worker that has something newer refuses. Applying again mends what failed.
+One shard at a time. What takes away or builds is done one step after the other, then all deckies are brought up
+together (`bringing_up`), their host keys made from the beginning on (`key_making`). What is wanted is on disk before
+the first step; a step that fails is that decky's failure and no one else's, and the report says why. A worker that has
+something newer refuses. Applying again mends what failed.
 
 An address is asked for when it is chosen, again just before its decky is started, and once more when it runs: two
 workers that choose the same at the same moment both hear of it, and choose again. What is found later is drift: it is
 told, and mended when a shard is applied the next time.
 
-The engine's calls block and run one at a time in a thread of their own.
+The engine's calls block and run in threads of their own; one that was begun is waited for, whatever ends the shard.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ import structlog
 
 from decnet_agent.containment.channel import Guarding
 from decnet_agent.containment.pairs import Pair
+from decnet_agent.deploying.bringing_up import AT_ONCE, BringingUp
 from decnet_agent.deploying.enquiry import Enquiry
 from decnet_agent.deploying.failures import Failures
+from decnet_agent.deploying.key_making import KeyMaking
 from decnet_agent.deploying.lan import Claim, NetworkFacts
 from decnet_agent.deploying.planning import (
     BuildImage,
@@ -49,7 +53,7 @@ from decnet_agent.furnishing.host_keys import HostKeys
 from decnet_agent.furnishing.passwords import hash_password
 from decnet_agent.memory import give_back
 from decnet_core.errors import ConfigError, DecnetError
-from decnet_core.fleet import Shard, ShardReport
+from decnet_core.fleet import DeckySpec, Shard, ShardReport
 
 DRAIN_SECS = 15.0
 """How long the last words of a stopped container may take into the log; a full disk takes longer, and is waited out
@@ -104,7 +108,8 @@ class Executor:
         self._at_rest = at_rest
         self._contested: dict[str, str] = {}
         self._turn = asyncio.Lock()
-        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        # For the steps, for a question to the LAN beside them, and for what makes host keys.
+        self._threads = ThreadPoolExecutor(max_workers=AT_ONCE + 2, thread_name_prefix="engine")
 
     @property
     def generation(self) -> int:
@@ -132,7 +137,8 @@ class Executor:
         return self._turn.locked()
 
     def close(self) -> None:
-        """Let go of the thread and the connection to the engine."""
+        """Let go of the threads and the connection to the engine."""
+        self._host_keys.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._engine.close()
 
@@ -151,19 +157,25 @@ class Executor:
             sets = sorted({image_set(spec) for spec in shard.deckies})
             before = world = await self._call(self._engine.world, sets)
             enquiry = self._enquiry(facts, sets)
-            attempt = 0
-            while True:
-                attempt += 1
-                plan = await self._plan(shard, facts, world, enquiry)
-                self._state.save(shard, plan.assignments, facts)
-                log.info("shard.planned", generation=shard.generation, steps=len(plan.steps), refused=len(plan.refused))
-                failures = await self._do(plan, shard.generation, facts, enquiry)
-                self._consoles.look()
-                world = await self._call(self._engine.world, sets)
-                await self._look_around(plan, enquiry)
-                await self._keep_guarded(plan, facts, world)
-                if attempt == ATTEMPTS or not self._contested.keys() - plan.refused.keys():
-                    break
+            keys = self._key_making(shard, world)
+            try:
+                attempt = 0
+                while True:
+                    attempt += 1
+                    plan = await self._plan(shard, facts, world, enquiry)
+                    self._state.save(shard, plan.assignments, facts)
+                    log.info(
+                        "shard.planned", generation=shard.generation, steps=len(plan.steps), refused=len(plan.refused)
+                    )
+                    failures = await self._do(plan, shard.generation, facts, enquiry, keys)
+                    self._consoles.look()
+                    world = await self._call(self._engine.world, sets)
+                    await self._look_around(plan, enquiry)
+                    await self._keep_guarded(plan, facts, world)
+                    if attempt == ATTEMPTS or not self._contested.keys() - plan.refused.keys():
+                        break
+            finally:
+                await keys.end()
             self._at_rest()
             return report(self._host, shard, plan, failures, self._contested, before=before, after=world)
 
@@ -199,6 +211,11 @@ class Executor:
             return self._call(self._engine.probe, facts.interface, addresses, sets)
 
         return Enquiry(ask, [given.mac for given in self.assignments.values()])
+
+    def _key_making(self, shard: Shard, world: World) -> KeyMaking:
+        there = {decky.name for decky in world.deckies if decky.complete}
+        wanted = {spec.name: None for spec in shard.deckies if _has_host_keys(spec) and spec.name not in there}
+        return KeyMaking(self._host_keys, tuple(wanted), self._threads)
 
     async def _plan(self, shard: Shard, facts: NetworkFacts, world: World, enquiry: Enquiry) -> Plan:
         previous, seed = self.assignments, bytes.fromhex(self._state.state.seed)
@@ -252,31 +269,46 @@ class Executor:
         except DecnetError as error:
             log.warning("decky.unguarded", reason=error.message, advice=error.advice)
 
-    async def _ask_before_the_start(self, plan: Plan, enquiry: Enquiry, failures: dict[str, str]) -> None:
-        starting = [step.name for step in plan.steps if isinstance(step, StartDecky) and step.name not in failures]
+    async def _ask_before_the_start(
+        self, names: Sequence[str], plan: Plan, enquiry: Enquiry, failures: dict[str, str]
+    ) -> Sequence[str]:
+        """Ask for the addresses of deckies that are to be started now; return whose are still free."""
         try:
-            await enquiry.ask([plan.assignments[name].ip for name in starting])
+            await enquiry.ask([plan.assignments[name].ip for name in names])
         except DecnetError as error:
             log.warning("lan.probe_failed", reason=error.message, advice=error.advice)
-            failures.update(dict.fromkeys(starting, f"{error.message}. {error.advice}"))
+            failures.update(dict.fromkeys(names, f"{error.message}. {error.advice}"))
         for name, claim in enquiry.claimed(plan.assignments).items():
             failures.setdefault(name, f"{claim.mac} on the LAN claims {claim.address}")
+        return [name for name in names if name not in failures]
 
-    async def _do(self, plan: Plan, generation: int, facts: NetworkFacts, enquiry: Enquiry) -> dict[str, str]:
+    async def _do(
+        self, plan: Plan, generation: int, facts: NetworkFacts, enquiry: Enquiry, keys: KeyMaking
+    ) -> dict[str, str]:
         failures = Failures()
         failures.of_deckies.update(await self._unguarded(plan, facts))
-        asked = False
-        for step in plan.steps:
-            if isinstance(step, StartDecky) and not asked:
-                asked = True
-                await self._ask_before_the_start(plan, enquiry, failures.of_deckies)
+
+        async def do(step: Step) -> bool:
             if failures.stops(step):
-                continue
+                return False
             try:
                 await self._step(step, generation, facts)
             except DecnetError as error:
                 log.warning("step.failed", step=type(step).__name__, reason=error.message, advice=error.advice)
                 failures.add(step, f"{error.message}. {error.advice}")
+                return False
+            return True
+
+        for step in plan.steps:
+            if not isinstance(step, CreateDecky | StartDecky):
+                await do(step)
+        await BringingUp(
+            [step for step in plan.steps if isinstance(step, CreateDecky)],
+            [step for step in plan.steps if isinstance(step, StartDecky) if step.name not in failures.of_deckies],
+            keyed=keys.made,
+            do=do,
+            ask=lambda names: self._ask_before_the_start(names, plan, enquiry, failures.of_deckies),
+        ).run()
         return failures.of_deckies
 
     async def _step(self, step: Step, generation: int, facts: NetworkFacts) -> None:
@@ -304,12 +336,23 @@ class Executor:
     def _furnish(self, decky: PlacedDecky, image: Image) -> list[ArchiveEntry]:
         spec = decky.spec
         hashes = {account.user: hash_password(account.password) for account in spec.accounts}
-        keys = self._host_keys.of(spec.name) if "ssh" in spec.services else {}
+        keys = self._host_keys.of(spec.name) if _has_host_keys(spec) else {}
         return furnish(image, spec.accounts, hashes, keys, int(time.time()))
 
-    def _call(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> Awaitable[T]:
+    async def _call(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._threads, lambda: function(*arguments, **options))
+        call = loop.run_in_executor(self._threads, lambda: function(*arguments, **options))
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            # No thread works on when a shard has ended: the next one finds what there is.
+            await asyncio.wait({call})
+            call.exception()
+            raise
+
+
+def _has_host_keys(spec: DeckySpec) -> bool:
+    return "ssh" in spec.services
 
 
 def _pairs(plan: Plan, names: Collection[str]) -> list[Pair]:

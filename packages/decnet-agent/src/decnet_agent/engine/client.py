@@ -14,7 +14,8 @@ is complete, whatever crash came between.
 Labels: `decnet.decky`, `decnet.generation`, `decnet.services`, `decnet.fingerprint`, `decnet.ip`, `decnet.mac`; the
 network carries `decnet.network`. None of them can be seen from inside.
 
-Every call blocks; callers run it in a thread. Every error of the library or of the engine comes out as a DecnetError.
+Every call blocks; callers run it in threads, and calls may overlap. Every error of the library or of the engine comes
+out as a DecnetError.
 The library is imported when first used: an idle agent without deckies does without its memory.
 """
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,6 +77,9 @@ _UNFINISHED = ".new"
 _MAX_ARCHIVE_BYTES = 4 << 20
 """What is read out of an image (account files, skeleton) is a few KiB."""
 
+_MAX_IMAGES = 64
+"""Whose account files are remembered: some 10 KiB each."""
+
 _SAID_CHARS = 500
 
 _SHM_BYTES = 64 << 20
@@ -113,10 +118,14 @@ class Engine:
         self._limits = limits
         self._images = EngineImages(contexts, base_image, rootfs_image)
         self._client: DockerClient | None = None
+        self._opening = threading.Lock()
+        self._brought: dict[str, Image] = {}
+        self._reading = threading.Lock()
 
     def close(self) -> None:
-        """Let go of the connection; the next call opens another."""
-        client, self._client = self._client, None
+        """Let go of the connection; the next call opens another, and a call under way ends on its own."""
+        with self._opening:
+            client, self._client = self._client, None
         if client is not None:
             client.close()
 
@@ -144,7 +153,7 @@ class Engine:
                 network_key=None if network is None else _labels(network.attrs).get(LABEL_NETWORK, ""),
                 image_keys=keys,
                 images=present,
-                deckies=[_existing(container) for container in self._containers(client)],
+                deckies=_existing_deckies(client),
             )
 
     def create_network(self, facts: NetworkFacts, key: str) -> None:
@@ -203,17 +212,16 @@ class Engine:
         spec = decky.spec
         with self._talking(f"create {spec.name}"):
             client = self._open()
-            made = client.api.create_container(**self._container(client, decky, generation))
-            container = client.containers.get(made["Id"])
-            now_secs = int(time.time())
-            container.put_archive("/", to_tar(furnished(_image_of(container)), now_secs))
-            container.rename(_container_name(spec.name))
-            return str(made["Id"])
+            made = str(client.api.create_container(**self._container(client, decky, generation))["Id"])
+            entries = furnished(self._brought_by_the_image_of(client, made))
+            client.api.put_archive(made, "/", to_tar(entries, int(time.time())))
+            client.api.rename(made, _container_name(spec.name))
+            return made
 
     def start(self, name: str) -> None:
         """Start a decky that `create` made."""
         with self._talking(f"start {name}"):
-            self._open().containers.get(_container_name(name)).start()
+            self._open().api.start(_container_name(name))
 
     def stop(self, container: str) -> None:
         """Stop a container; one that is gone is no error."""
@@ -226,15 +234,26 @@ class Engine:
             self._open().containers.get(container).remove(force=True, v=True)
 
     def _open(self) -> DockerClient:
-        if self._client is None:
-            from docker import DockerClient  # noqa: PLC0415 - see above
+        with self._opening:
+            if self._client is None:
+                from docker import DockerClient  # noqa: PLC0415 - see above
 
-            self._client = DockerClient(base_url=self._docker_host, timeout=API_SECS, version="auto")
-        return self._client
+                self._client = DockerClient(base_url=self._docker_host, timeout=API_SECS, version="auto")
+            return self._client
 
-    def _containers(self, client: DockerClient) -> list[Container]:
-        found = client.containers.list(all=True, filters={"label": LABEL_DECKY}, ignore_removed=True)
-        return sorted(found, key=lambda container: (container.labels[LABEL_DECKY], str(container.id)))
+    def _brought_by_the_image_of(self, client: DockerClient, made: str) -> Image:
+        """Read what the image of a container brings, once: each file takes the engine longer than to make a container.
+
+        What was read is known by the image's own id, which is the hash of what it holds.
+        """
+        image_id = str(client.api.inspect_container(made)["Image"])
+        with self._reading:
+            brought = self._brought.get(image_id)
+            if brought is None:
+                if len(self._brought) >= _MAX_IMAGES:
+                    self._brought.clear()
+                brought = self._brought[image_id] = _image_of(client.containers.get(made))
+            return brought
 
     def _container(self, client: DockerClient, decky: PlacedDecky, generation: int) -> dict[str, Any]:
         """Return the arguments of the engine's own create call."""
@@ -331,15 +350,21 @@ def _gone_is_fine() -> Iterator[None]:
             raise
 
 
-def _existing(container: Container) -> ExistingDecky:
-    labels = container.labels
+def _existing_deckies(client: DockerClient) -> list[ExistingDecky]:
+    """List our containers, by decky; the list says all that is asked for, so that none is looked at by itself."""
+    found = client.api.containers(all=True, filters={"label": LABEL_DECKY})
+    return sorted(map(_existing, found), key=lambda decky: (decky.name, decky.container))
+
+
+def _existing(listed: Mapping[str, Any]) -> ExistingDecky:
+    labels = listed["Labels"]
     name = labels[LABEL_DECKY]
     return ExistingDecky(
         name=name,
-        container=str(container.id),
+        container=str(listed["Id"]),
         fingerprint=labels.get(LABEL_FINGERPRINT, ""),
-        complete=container.name == _container_name(name),
-        running=container.status in {"running", "restarting", "paused"},
+        complete=f"/{_container_name(name)}" in (listed["Names"] or ()),
+        running=listed["State"] in {"running", "restarting", "paused"},
     )
 
 

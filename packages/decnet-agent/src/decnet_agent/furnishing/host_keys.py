@@ -6,15 +6,21 @@ They are made once for a name and survive the container: a machine that comes ba
 client that knows it. The three types and their sizes are those that Debian's openssh-server makes at install.
 
 `cryptography` writes OpenSSH's own format, so the worker needs no ssh-keygen. It runs in a short-lived process of its
-own (`python -m decnet_agent.furnishing.host_keys NAME`): 13 MB that the agent would keep for good, and an RSA key is
-half a second of a core. The keys come back through a pipe.
+own (`python -m decnet_agent.furnishing.host_keys`): 13 MB that the agent would keep for good, and an RSA key is up to
+half a second of a core. Names go in through a pipe, sets of keys come back through another, a line each: one process
+makes those of a whole shard, because starting it takes as long as a set, and each set is kept as it comes. It ends with
+the pipe, whatever became of the agent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import select
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from decnet_core.errors import Unavailable
@@ -31,6 +37,29 @@ class HostKeys:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._makers: set[subprocess.Popen[bytes]] = set()
+
+    def stop(self) -> None:
+        """End what is being made; who waits for it is told that it cannot be made."""
+        for maker in tuple(self._makers):
+            maker.kill()
+
+    def make(self, deckies: Sequence[str]) -> Iterator[str]:
+        """Make the keys of all that have none, one after the other; yield each name as soon as its keys are kept.
+
+        A name that has them is yielded too. Read it to its end, or close it.
+
+        Raises:
+            Unavailable: they cannot be made or kept.
+        """
+        with self._keeping():
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            missing = [decky for decky in deckies if not self._path(decky).exists()]
+            yield from (decky for decky in deckies if decky not in set(missing))
+            if missing:
+                for decky, made in zip(missing, self._made_elsewhere(missing), strict=True):
+                    create_file(self._path(decky), made, SECRET_MODE)
+                    yield decky
 
     def of(self, decky: str) -> dict[str, str]:
         """Return a decky's key files by name (`ssh_host_ed25519_key`, …`.pub`), made now if it has none yet.
@@ -38,19 +67,63 @@ class HostKeys:
         Raises:
             Unavailable: they cannot be made, read or kept.
         """
-        path = self._directory / f"{decky}.json"
+        for _ in self.make([decky]):
+            pass
+        with self._keeping():
+            content = self._path(decky).read_bytes()
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not path.exists():
-                create_file(path, _made_elsewhere(decky), SECRET_MODE)
-            return _parsed(path.read_bytes())
+            return _parsed(content)
+        except ValueError as cause:
+            raise Unavailable(f"{self._path(decky)} is damaged", "Remove it: the decky gets new host keys.") from cause
+
+    def _path(self, decky: str) -> Path:
+        return self._directory / f"{decky}.json"
+
+    @contextlib.contextmanager
+    def _keeping(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as cause:
             raise Unavailable(
                 f"The host keys in {self._directory} cannot be kept: {cause.strerror}",
                 "Give the data directory to the user who runs the agent, and free some space.",
             ) from cause
-        except ValueError as cause:
-            raise Unavailable(f"{path} is damaged", "Remove it: the decky gets new host keys.") from cause
+
+    def _made_elsewhere(self, deckies: Sequence[str]) -> Iterator[bytes]:
+        """Yield a set for each name; one that takes too long ends them all."""
+        with subprocess.Popen(
+            [sys.executable, "-m", "decnet_agent.furnishing.host_keys"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as maker:
+            assert maker.stdin is not None  # noqa: S101 -- pipes, see above
+            assert maker.stdout is not None  # noqa: S101
+            assert maker.stderr is not None  # noqa: S101
+            self._makers.add(maker)
+            answers = select.poll()
+            answers.register(maker.stdout)
+            try:
+                for decky in deckies:
+                    # One name after the other: no pipe ever holds more than one, so that neither side blocks.
+                    with contextlib.suppress(BrokenPipeError):  # past the buffer: nothing is left for its closing
+                        os.write(maker.stdin.fileno(), f"{decky}\n".encode())
+                    if not answers.poll(KEY_SECS * 1000):
+                        raise Unavailable(
+                            "Making host keys took too long", "Deploy again when the worker is less busy."
+                        )
+                    made = maker.stdout.readline()
+                    if not made.endswith(b"\n"):
+                        raise _unmade(maker.stderr.read())
+                    yield made
+            finally:
+                maker.kill()
+                self._makers.discard(maker)
+
+
+def _unmade(said: bytes) -> Unavailable:
+    last = said.decode(errors="replace").strip().splitlines()[-1:]
+    return Unavailable(f"Host keys cannot be made: {' '.join(last)[:200]}", "Install the agent again.")
 
 
 def make_host_keys(host: str) -> dict[str, str]:
@@ -77,18 +150,6 @@ def make_host_keys(host: str) -> dict[str, str]:
     return files
 
 
-def _made_elsewhere(decky: str) -> bytes:
-    argv = [sys.executable, "-m", "decnet_agent.furnishing.host_keys", decky]
-    try:
-        made = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=KEY_SECS, check=True)
-    except subprocess.TimeoutExpired as cause:
-        raise Unavailable("Making host keys took too long", "Deploy again when the worker is less busy.") from cause
-    except subprocess.CalledProcessError as cause:
-        last = cause.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise Unavailable(f"Host keys cannot be made: {' '.join(last)[:200]}", "Install the agent again.") from None
-    return made.stdout
-
-
 def _parsed(content: bytes) -> dict[str, str]:
     document = json.loads(content)
     if not isinstance(document, dict) or not all(isinstance(text, str) for text in document.values()):
@@ -97,4 +158,6 @@ def _parsed(content: bytes) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    json.dump(make_host_keys(sys.argv[1]), sys.stdout)
+    for name in sys.stdin:
+        sys.stdout.write(json.dumps(make_host_keys(name.strip())) + "\n")
+        sys.stdout.flush()
