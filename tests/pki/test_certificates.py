@@ -129,6 +129,34 @@ def test_a_request_gains_nothing_by_what_it_asks_for(ca, key):
     assert not extension(leaf, x509.BasicConstraints).value.ca
 
 
+UNREADABLE = x509.UnrecognizedExtension(x509.NameConstraints.oid, b"\xff")
+
+
+@pytest.mark.parametrize("make", [certificates.generate_key, lambda: rsa.generate_private_key(65537, 2048)])
+def test_a_request_of_ours_asks_for_no_more_than_it_gets(make):
+    key = make()
+    honest = certificates.make_csr(key, AGENT)
+    assert not certificates.asks_for_more(honest, AGENT)
+    assert certificates.asks_for_more(honest, LOGSHIP)
+    assert certificates.asks_for_more(honest, Identity(Role.AGENT, AGENT.host[:-1]))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        x509.BasicConstraints(ca=True, path_length=0),
+        x509.SubjectAlternativeName([x509.DNSName("decnet-master")]),
+        x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]),
+        x509.UnrecognizedExtension(x509.NameConstraints.oid, b"\xff"),
+    ],
+    ids=["a CA's rights", "a name", "a usage", "unreadable"],
+)
+def test_a_request_that_asks_for_more_is_known_as_such(key, value):
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(AGENT))])
+    greedy = x509.CertificateSigningRequestBuilder().subject_name(subject).add_extension(value, critical=True)
+    assert certificates.asks_for_more(greedy.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM), AGENT)
+
+
 def tampered_csr() -> bytes:
     pem = certificates.make_csr(certificates.generate_key(), AGENT)
     request = bytearray(x509.load_pem_x509_csr(pem).public_bytes(serialization.Encoding.DER))

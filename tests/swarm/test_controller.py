@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from decnet_core.errors import ConfigError, Conflict, TrustError
 from decnet_master import secret_files
 from decnet_master.settings import MasterSettings
 from decnet_master.swarmctl import app as swarmctl
+from decnet_master.swarmctl.operator_door import TOLD
 from tests.swarm.master import Template, plain_client, port_of, running
 
 
@@ -26,6 +28,19 @@ async def test_without_the_secret_nothing_is_told(stranger: httpx.AsyncClient) -
             assert answer.status_code == 401, (path, authorization)
             assert answer.headers["www-authenticate"] == "Bearer"
             assert answer.json()["type"] == "urn:decnet:problem:unauthenticated"
+
+
+async def test_who_has_no_secret_is_told_of_but_fills_no_log(
+    stranger: httpx.AsyncClient, controller: httpx.AsyncClient
+) -> None:
+    with capture_logs() as logs:
+        for _ in range(3 * TOLD):
+            assert (await stranger.get("/hosts%1b", headers={"authorization": "Bearer a-guess"})).status_code == 401
+        assert (await controller.get("/health")).status_code == 200
+    told = [line for line in logs if line["event"] == "controller.refused"]
+    assert TOLD <= len(told) < 3 * TOLD, "as many as that at once, and then one every few seconds"
+    assert {(line["log_level"], line["method"], line["path"]) for line in told} == {("warning", "GET", "/hosts\\x1b")}
+    assert "a-guess" not in str(logs)
 
 
 async def test_a_foreign_name_is_refused_even_with_the_secret(controller: httpx.AsyncClient) -> None:

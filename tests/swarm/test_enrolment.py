@@ -11,6 +11,7 @@ import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from structlog.testing import capture_logs
 
 from decnet_agent import joining
 from decnet_agent.settings import AgentSettings
@@ -173,7 +174,10 @@ async def test_a_request_for_other_names_and_rights_gains_nothing(
 ) -> None:
     token = await token_for(controller, "w1")
     greedy = _greedy_csr()
-    answer = await post(joiner, request_of(token, dict.fromkeys(WORKER_ROLES, greedy)))
+    with capture_logs() as logs:
+        answer = await post(joiner, request_of(token, dict.fromkeys(WORKER_ROLES, greedy)))
+    told = [line["identity"] for line in logs if line["event"] == "request.overreached"]
+    assert sorted(told) == sorted(str(Identity(role, "w1")) for role in WORKER_ROLES)
     reply = JoinReply.model_validate_json(answer.content)
     for role, pem in reply.certificates.items():
         leaf = load_certificates(pem.encode())[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from decnet_agent import joining, master_client
 from decnet_agent.renewal import Renewal, renew
@@ -173,8 +174,13 @@ async def test_only_the_agent_renews(worker: AgentSettings, swarm: swarmctl.App,
 async def test_a_request_that_names_another_host_gets_the_askers_own(
     worker: AgentSettings, swarm: swarmctl.App
 ) -> None:
-    reply = await ask(swarm, context_of(stored(worker)), request(host="w2"))
+    with capture_logs() as logs:
+        await ask(swarm, context_of(stored(worker)), request())
+        assert "request.overreached" not in [line["event"] for line in logs]
+        reply = await ask(swarm, context_of(stored(worker)), request(host="w2"))
     assert reply.host == "w1"
+    told = [line["identity"] for line in logs if line["event"] == "request.overreached"]
+    assert sorted(told) == sorted(str(Identity(role, "w1")) for role in WORKER_ROLES)
     leaf = load_certificates(reply.certificates[Role.AGENT].encode())[0]
     assert leaf.subject.rfc4514_string() == "CN=agent@w1"
 

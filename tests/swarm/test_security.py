@@ -55,6 +55,12 @@ async def ask(swarm: App, tls: ssl.SSLContext, path: str) -> int:
         return (await client.get(url, extensions={"sni_hostname": MASTER_HOST})).status_code
 
 
+async def seen(swarm: App, tls: ssl.SSLContext) -> int:
+    async with httpx.AsyncClient(verify=tls, trust_env=False) as client:
+        url = f"https://127.0.0.1:{port_of(swarm.enrolment_socket)}/seen"
+        return (await client.post(url, extensions={"sni_hostname": MASTER_HOST})).status_code
+
+
 def lines(logs: list, event: str) -> list[str]:
     return [line.get("reason", "") for line in logs if line["event"] == event]
 
@@ -73,6 +79,49 @@ async def test_refusals_are_logged_with_their_reason(
         assert lines(logs, "renewal.refused") == ["agent@w1 may not renew: its host is not active here"]
     assert token.secret not in str(logs)
     assert await ask(swarm, context_of(worker), "/ca") == 200
+
+
+async def test_every_token_that_is_not_good_is_told_of(
+    swarm: App, controller: httpx.AsyncClient, worker: AgentSettings, tmp_path: Path
+) -> None:
+    """Another master's under this one's pin; one that was revoked; one of a worker that was given up."""
+
+    async def issued(name: str) -> JoinToken:
+        return JoinToken.parse((await controller.post("/hosts", json={"name": name})).json()["token"])
+
+    revoked, given_up, good = await issued("w2"), await issued("w3"), await issued("w4")
+    assert (await controller.post(f"/tokens/{revoked.id}/revoke")).is_success
+    assert (await controller.post("/hosts/w3/decommission")).is_success
+    cases = (
+        ("This join token is not known", good.model_copy(update={"id": "0" * 16})),
+        ("This join token is not known", good.model_copy(update={"secret": "x" * 43})),
+        ("This join token was revoked", revoked),
+        ("This join token has ended", given_up),
+    )
+    for number, (reason, token) in enumerate(cases):
+        thief = AgentSettings.load(data_directory=tmp_path / f"thief{number}")
+        with capture_logs() as logs, pytest.raises(TrustError):
+            await asyncio.to_thread(joining.join, thief, token)
+        assert lines(logs, "join.refused") == [reason]
+        assert token.secret not in str(logs)
+        assert await ask(swarm, context_of(worker), "/renewed") == 204
+    await asyncio.to_thread(joining.join, AgentSettings.load(data_directory=tmp_path / "w4"), good)
+
+
+async def test_a_certificate_that_is_not_current_is_told_of(
+    swarm: App, controller: httpx.AsyncClient, worker: AgentSettings, tmp_path: Path
+) -> None:
+    gone = AgentSettings.load(data_directory=tmp_path / "w2")
+    await join(controller, gone, "w2")
+    await controller.post("/hosts/w2/decommission")
+    with capture_logs() as logs:
+        assert await ask(swarm, context_of(gone), "/renewed") == 403
+        assert await seen(swarm, context_of(gone)) == 403
+    assert lines(logs, "peer.refused") == [
+        "The certificate of agent@w2 is not current here",
+        "agent@w2 is no agent of this master now",
+    ]
+    assert await ask(swarm, context_of(worker), "/renewed") == 204
 
 
 @pytest.mark.parametrize("role", WORKER_ROLES)

@@ -119,6 +119,23 @@ def load_csr_key(csr_pem: bytes) -> PublicKey:
     return key
 
 
+def asks_for_more(csr_pem: bytes, identity: Identity) -> bool:
+    """Tell whether a request says more than `make_csr` writes for an identity: another name, rights, names of hosts.
+
+    Nobody is given it: the CA takes the key alone. But who asks for it is no program of ours, which is worth telling.
+    What it says is compared and never parsed, so that there is no request of which this cannot be told.
+
+    Args:
+        csr_pem: a request that `load_csr_key` takes.
+        identity: whose certificate its key gets.
+    """
+    request = x509.load_pem_x509_csr(csr_pem)
+    key = request.public_key().public_bytes(_DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    # RFC 2986 section 4.1: version v1(0), subject, key, and no attribute; before it stands its length.
+    said = b"\x02\x01\x00" + _subject_of(identity).public_bytes() + key + b"\xa0\x00"
+    return not (request.tbs_certrequest_bytes.endswith(said) and len(request.tbs_certrequest_bytes) <= len(said) + 4)
+
+
 def public_key_fingerprint(key: PublicKey) -> str:
     """Return the SHA-256 of a key's SubjectPublicKeyInfo: equal for two requests of one key.
 

@@ -105,7 +105,11 @@ class Bootstrap:
         async def seen(request: Request) -> SeenReply:
             peer = peer_in(request.scope)
             self._seen.take(peer.fingerprint)
-            return await self._call_back(peer)
+            try:
+                return await self._call_back(peer)
+            except TrustError as error:
+                log.warning("peer.refused", address=_address(request), reason=error.message)
+                raise
 
     async def _holder(self, request: Request) -> str:
         """Return the host that the token shown is for."""

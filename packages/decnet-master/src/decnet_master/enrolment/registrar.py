@@ -22,6 +22,7 @@ from decnet_core.enrolment import JoinReply, JoinRequest, RenewReply, RenewReque
 from decnet_core.errors import RemoteProtocolError, TrustError
 from decnet_core.identity import WORKER_ROLES, Identity, Role
 from decnet_core.peer import Peer
+from decnet_core.pki.certificates import asks_for_more
 from decnet_master.enrolment.issuer import Issuer, key_digest
 from decnet_master.enrolment.tokens import hash_secret
 from decnet_master.store import IssuedCertificate, Redemption, Store
@@ -82,7 +83,9 @@ class Registrar:
             )
 
         reply = await self._store.hosts.redeem(request.token_id, hash_secret(request.secret), digest, now, issue)
-        log.info("host.enrolled", host=JoinReply.model_validate_json(reply).host, address=address)
+        host = JoinReply.model_validate_json(reply).host
+        log.info("host.enrolled", host=host, address=address)
+        _tell_greed(host, request.csrs)
         return reply
 
     async def renew(self, peer: Peer, request: RenewRequest, now: datetime) -> RenewReply:
@@ -111,6 +114,7 @@ class Registrar:
             peer.identity, peer.fingerprint, keys, now, issue, address=_address(peer.address)
         )
         log.info("certificates.renewed", host=host, identities=sorted(keys), issued=renewed.issued)
+        _tell_greed(host, request.csrs)
         return RenewReply(
             host=host,
             ca_pem=self._issuer.authorities.trusted_pem.decode(),
@@ -134,6 +138,13 @@ def _keys(csrs: Mapping[Role, str]) -> dict[Role, str]:
     if not csrs.keys() <= set(WORKER_ROLES):
         raise RemoteProtocolError("A worker asks for the identities agent, logship and updater", _SAME_RELEASE)
     return {role: key_digest(csr) for role, csr in csrs.items()}
+
+
+def _tell_greed(host: str, csrs: Mapping[Role, str]) -> None:
+    for role, csr in csrs.items():
+        identity = Identity(role, host)
+        if asks_for_more(csr.encode(), identity):
+            log.warning("request.overreached", identity=str(identity))
 
 
 def _address(text: str) -> str:

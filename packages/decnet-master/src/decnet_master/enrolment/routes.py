@@ -83,7 +83,12 @@ def endpoint(registrar: Registrar, bootstrap: Bootstrap | None = None) -> ASGIAp
 
     @app.get("/renewed", status_code=204)
     async def renewed(request: Request) -> Response:
-        await registrar.confirm(peer_in(request.scope), datetime.now(UTC))
+        try:
+            await registrar.confirm(peer_in(request.scope), datetime.now(UTC))
+        except DecnetError as error:
+            came_from = request.client.host if request.client is not None else ""
+            log.warning("peer.refused", address=came_from, reason=error.message)
+            raise
         return Response(status_code=204)
 
     return Guard(app, BOUNDS)

@@ -15,23 +15,33 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import decnet_master
 from decnet_core.endpoints import Endpoint
 from decnet_core.identity import MASTER_HOST
+from decnet_core.logs import shown
 from decnet_master.artifact_shelf import ArtifactShelf
 from decnet_master.bootstrap.bundles import Bundles
 from decnet_master.enrolment.registrar import Registrar
 from decnet_master.enrolment.tokens import TokenMint
 from decnet_master.http_app import answer_of, bare_app
 from decnet_master.http_guard import LOOPBACK_NAMES, Bounds, Guard
-from decnet_master.problems import Unauthenticated
+from decnet_master.problems import TooManyRequests, Unauthenticated
+from decnet_master.rate_limit import RateLimit
 from decnet_master.store import Store
 from decnet_master.swarmctl import artifacts, bootstrap, fleet, hosts, operators, pki, traits
 from decnet_master.swarmctl.checking import Checker
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.keeper import IdentityKeeper
 from decnet_master.swarmctl.messages import ControllerHealth
-from decnet_master.swarmctl.operator_door import ON_THE_MASTER, OperatorDoor
+from decnet_master.swarmctl.operator_door import (
+    MAX_PATH_CHARS,
+    ON_THE_MASTER,
+    TELL_EVERY_SECS,
+    TOLD,
+    OperatorDoor,
+)
 
 BOUNDS = Bounds(body_bytes=4 << 20, body_secs=10.0)
 """A fleet file of the largest size, each of its deckies a group with a host and labels, is half of it."""
+
+log = structlog.get_logger()
 
 
 def rooms(
@@ -101,13 +111,30 @@ class _Secret:
     def __init__(self, app: ASGIApp, secret: str) -> None:
         self._app = app
         self._wanted = f"Bearer {secret}".encode()
+        self._told = RateLimit(TOLD, TELL_EVERY_SECS)
+        self._untold = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         shown = Headers(scope=scope).get("authorization", "").encode("latin-1")
         if hmac.compare_digest(shown, self._wanted):
             with structlog.contextvars.bound_contextvars(operator=ON_THE_MASTER):
                 return await self._app(scope, receive, send)
+        self._tell(scope)
         refusal = Unauthenticated(
             "The controller wants its secret", "Run decnet-master as a user who may read controller.secret."
         )
         return await answer_of(refusal, scope["state"]["request_id"])(scope, receive, send)
+
+    def _tell(self, scope: Scope) -> None:
+        try:
+            self._told.take("")
+        except TooManyRequests:  # whoever tries secrets by the thousand must not fill a disk with it
+            self._untold += 1
+            return
+        log.warning(
+            "controller.refused",
+            method=scope["method"],
+            path=shown(scope["path"], MAX_PATH_CHARS),
+            untold=self._untold,
+        )
+        self._untold = 0
