@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import structlog
 import typer.main
@@ -88,9 +89,9 @@ async def house(template: Template, tmp_path: Path, capsys: pytest.CaptureFixtur
             yield house
 
 
-def verbs_with_a_url(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def verbs_with_a_url(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Name all verbs that ask the controller."""
-    if isinstance(command, click.Group):
+    if hasattr(command, "commands"):
         for name, below in command.commands.items():
             yield from verbs_with_a_url(below, (*path, name))
     elif any("--url" in parameter.opts for parameter in command.params):
@@ -139,8 +140,15 @@ async def test_every_verb_that_asks_the_controller_does_so_from_elsewhere(house:
         status = json.loads((await run("status", "--json")).out)
         assert {part: row["ok"] for part, row in status.items()} == {"controller": True, "swarm": True, "deckies": True}
         assert status["deckies"]["detail"] == "2 of 2 deckies running"
-        await run("teardown", "--yes")
-        assert agent.running.keys() == set()
+        await run("teardown", "vault-01", "--yes")
+        assert agent.running.keys() == {"web-01"}
+    digest, evidence = hashlib.sha256(b"evidence").hexdigest(), house.settings.data_directory / "artifacts"
+    (evidence / digest[:2]).mkdir()
+    (evidence / digest[:2] / digest).write_bytes(b"evidence")
+    await run("artifacts", "list")
+    fetched = house.folder / "laptop" / "evidence"
+    await run("artifacts", "fetch", digest, "--out", str(fetched))
+    assert fetched.read_bytes() == b"evidence"
     await run("pki", "status")
     await run("pki", "rotate", "--yes")
     assert "workers still depend on the old CA: w1" in (await run("pki", "retire", "--yes", code=5)).err
@@ -150,8 +158,11 @@ async def test_every_verb_that_asks_the_controller_does_so_from_elsewhere(house:
     assert (alice["name"], alice["certificates"], alice["revoked_at"]) == ("alice", 2, None)
     refused = await house.hers("operator", "sign", "mallory", house.file("r.pem", "x"))
     assert (refused.code, "let in on the master alone" in refused.err) == (77, True)
+    await run("swarm", "decommission", "w1", "--yes")
+    assert "its worker was decommissioned" in (await run("deckies", "--state", "unknown")).out
     await run("operator", "revoke", "alice", "--yes")
     every = set(verbs_with_a_url(typer.main.get_command(program._application())))
+    assert len(every) > 20
     assert {verb for verb in every if not any(one[: len(verb)] == verb for one in asked)} == set()
 
     for verb in (("swarm", "list"), ("status",), ("deploy", "--count", "1"), ("operator", "renew")):
