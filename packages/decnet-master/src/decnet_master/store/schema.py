@@ -151,7 +151,6 @@ events = Table(
     Column("text", Text, nullable=False),
     Column("source", Text, nullable=False),
     Column("cursor", Text, nullable=False),
-    Index(None, "at", "seq", postgresql_using="brin"),  # times rise with the numbers, nearly
     Index(None, "decky", "seq"),
     Index(None, "src_ip", "seq"),
     Index(None, "event_type", "seq"),
