@@ -103,6 +103,33 @@ async def test_a_worker_that_is_slow_and_alive_is_waited_for(lines: Lines, worke
     assert (await slow.done).generation == 1
 
 
+async def test_who_has_not_got_it_yet_is_not_asked() -> None:
+    """What waits for a place is with nobody: the worker cannot answer for it, and is not given up for it."""
+
+    class Queued(Worker):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked: list[str] = []
+
+        async def send(self, job: Job) -> ShardReport:
+            job.is_there = job.host.name == "w1"
+            return await super().send(job)
+
+        async def probe(self, host: Host) -> None:
+            self.asked.append(host.name)
+
+    worker = Queued()
+    lines = Lines(worker.send, worker.probe, PROBE_SECS)
+    jobs = [job(1, "w2"), job(1, "w1")]
+    for each in jobs:
+        lines.put(each)
+    await until(lambda: len(worker.asked) > 3 * MISSES)
+    assert set(worker.asked) == {"w1"}
+    worker.go.set()
+    assert [(await each.done).host for each in jobs] == ["w2", "w1"]
+    await lines.close()
+
+
 async def test_who_answers_and_is_somebody_else_ends_it_at_once(lines: Lines, worker: Worker) -> None:
     worker.alive = TrustError("another answers")
     one = job(1)

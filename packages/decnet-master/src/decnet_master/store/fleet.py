@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, bindparam, delete, func, insert, select, text, update
+from sqlalchemy import Row, Select, bindparam, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -168,22 +168,51 @@ class Fleet:
 
     async def record(self, report: ShardReport) -> None:
         """Note what became of a worker's shard; its words are cut to what is worth keeping."""
-        mine = and_(deckies.c.host == report.host, deckies.c.generation <= report.generation)
-        present, removed = {decky.name for decky in report.deckies}, set(report.removed)
+        await self.record_all([report])
+
+    async def record_all(self, reports: Sequence[ShardReport], answered_at: datetime | None = None) -> None:
+        """Note what became of the shards of some workers, in one transaction.
+
+        Args:
+            reports: what they said; of one worker's the last counts.
+            answered_at: notes also that they were seen then; an older sighting than the stored one changes nothing.
+        """
         async with self._database.write() as connection:
-            await self.observe(connection, [(report.host, report.generation, state) for state in report.deckies])
+            if answered_at is not None:
+                # Hosts first and in one order, as with heartbeats: so none waits for another that waits for it.
+                seen = {"at": micros(answered_at)}
+                newer = hosts.c.seen_at.is_(None) | (hosts.c.seen_at < bindparam("at"))
+                await connection.execute(
+                    update(hosts).where(hosts.c.name == bindparam("at_name"), newer).values(seen_at=bindparam("at")),
+                    [{"at_name": name} | seen for name in sorted({report.host for report in reports})],
+                )
+            states = [(report.host, report.generation, state) for report in reports for state in report.deckies]
+            await self.observe(connection, states)
             # What shall not run and is not in a report of everything that runs is gone. The report's names are compared
             # here: a worker may send more of them than a statement takes.
-            lingering = and_(mine, deckies.c.desired.is_(False))
-            names = (await connection.execute(select(deckies.c.name).where(lingering))).scalars().all()
-            for name in names:
-                if name in removed or name not in present:
-                    await connection.execute(delete(deckies).where(lingering, deckies.c.name == name))
+            columns = deckies.c.host, deckies.c.name, deckies.c.generation
+            said = {report.host: report for report in reports}
+            lingering = deckies.c.host.in_(list(said)), deckies.c.desired.is_(False)
+            rows = (await connection.execute(select(*columns).where(*lingering))).all()
+            if gone := sorted(
+                (row.host, row.name) for row in rows if _is_gone(row.name, row.generation, said[row.host])
+            ):
+                here = deckies.c.host == bindparam("at_host"), deckies.c.name == bindparam("at_name")
+                still = deckies.c.desired.is_(False), deckies.c.generation <= bindparam("at_most")
+                await connection.execute(
+                    delete(deckies).where(*here, *still),
+                    [{"at_host": host, "at_name": name, "at_most": said[host].generation} for host, name in gone],
+                )
 
     async def _list(self, *, desired: bool) -> list[PlacedDecky]:
         query = _rows().where(deckies.c.desired.is_(desired))
         async with self._database.read() as connection:
             return [_placed(row) for row in await connection.execute(query)]
+
+
+def _is_gone(name: str, generation: int, report: ShardReport) -> bool:
+    there = {decky.name for decky in report.deckies} - set(report.removed)
+    return generation <= report.generation and name not in there
 
 
 async def _claim(connection: AsyncConnection, generation: int) -> None:

@@ -200,8 +200,9 @@ class Changes:
         fleet = change.of(present.fleet)
         generation = await self._store.fleet.next_generation(datetime.now(UTC))
         await self._store.fleet.place(generation, [(placement.host, placement.decky) for placement in fleet])
-        # Who is busy reports on an older generation, which then counts for nothing: it is sent this one after it.
-        concerned = change.hosts | unsettled | self._dispatcher.busy
+        # One that is busy and whose deckies stay as they are is not among them: what does not change keeps its
+        # generation, so that the report on the shard that it is working on counts.
+        concerned = change.hosts | unsettled
         hosts = tuple(host for host in present.hosts if host.name in concerned)
         return Begun(
             generation,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime
 
 import structlog
 
@@ -20,6 +19,7 @@ from decnet_master.store import Host, Store
 from decnet_master.swarmctl.agent_client import AgentClient, Worker
 from decnet_master.swarmctl.lines import PROBE_SECS, Job, Lines
 from decnet_master.swarmctl.messages import WorkerResult
+from decnet_master.swarmctl.recording import Recorder
 
 SENT_AT_ONCE = 64
 """Shards under way at the same time: enough that workers which build images do not keep the others waiting."""
@@ -38,7 +38,7 @@ class Dispatcher:
 
     def __init__(self, agents: AgentClient, store: Store, *, probe_secs: float = PROBE_SECS) -> None:
         self._agents = agents
-        self._store = store
+        self._recorder = Recorder(store)
         self._sending = asyncio.Semaphore(SENT_AT_ONCE)
         self._lines = Lines(self._send, lambda host: agents.health(_worker(host)), probe_secs)
         self._answered_secs: dict[str, float] = {}
@@ -56,6 +56,7 @@ class Dispatcher:
     async def close(self) -> None:
         """Give up everything that is under way."""
         await self._lines.close()
+        await self._recorder.close()
 
     def offer(self, host: Host, shard: Shard) -> Job | None:
         """Send a worker its shard, unless it is busy; return None then."""
@@ -114,13 +115,15 @@ class Dispatcher:
     async def _send(self, job: Job) -> ShardReport:
         worker = _worker(job.host)
         try:
+            job.is_there = False
             async with self._sending:
+                job.is_there = True
                 send = self._agents.teardown if job.removing else self._agents.deploy
                 report = await send(worker, job.shard)
         finally:
+            job.is_there = False
             self._answered_secs[job.host.name] = asyncio.get_running_loop().time()
-        await self._store.fleet.record(report)
-        await self._store.hosts.seen(job.host.name, job.host.version or "", datetime.now(UTC))
+        await self._recorder.record(report)
         log.info("shard.sent", host=job.host.name, generation=report.generation, ok=report.ok)
         return report
 

@@ -27,13 +27,15 @@ MISSES = 3
 class Job:
     """One shard for one worker; `done` holds the report, or the error that there was instead.
 
-    `mending` says that nobody asked for it: it sends again what the worker should have.
+    `mending` says that nobody asked for it: it sends again what the worker should have. `is_there` says that the worker
+    has it, as far as is known: who sends it says otherwise while it waits to be sent, and when it is answered.
     """
 
     host: Host
     shard: Shard
     removing: bool
     mending: bool = False
+    is_there: bool = True
     done: asyncio.Future[ShardReport] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -131,6 +133,9 @@ class Lines:
                 done, _ = await asyncio.wait({sending}, timeout=self._probe_secs)
                 if done:
                     return sending.result()
+                if not job.is_there:  # it cannot answer for what it has not
+                    misses = 0
+                    continue
                 try:
                     await self._probe(job.host)
                     misses = 0
