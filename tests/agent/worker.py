@@ -19,6 +19,7 @@ from decnet_core.pki.keystore import KeyStore
 from decnet_core.pki.tls import IdentityFiles, client_context
 from decnet_core.syslog.rfc5424 import decode
 from tests.lab.processes import Daemon, free_port
+from tests.lab.uncontain import uncontain
 from tests.pki.world import Ca, now
 
 HOST = "w1"
@@ -75,6 +76,7 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.daemon.stop()
+        uncontain(str(self.settings.get("interface", "")))
 
     def start(self) -> None:
         self.daemon.start()

@@ -27,6 +27,7 @@ from typing import IO
 from tests.lab import slots
 from tests.lab.piece import Piece
 from tests.lab.slots import MissingPart, Slot
+from tests.lab.uncontain import uncontain
 
 _SLOTS = range(1, 255)
 _ATTACKER_HOST = 50
@@ -250,6 +251,8 @@ def _subnet(number: int) -> IPv4Network:
 
 
 def _remove(name: str) -> None:
+    for parent in (name, f"{name}b"):
+        uncontain(parent)
     # either end's removal takes the other along; macvlan children of the parent go with it
     for argv in (["ip", "link", "delete", name], ["ip", "netns", "delete", name]):
         subprocess.run(argv, capture_output=True, timeout=_IP_SECS, check=False)

@@ -16,6 +16,7 @@ from decnet_core.errors import Unavailable
 from tests.lab.headquarters import Headquarters
 from tests.lab.lan import Lan
 from tests.lab.processes import free_port
+from tests.lab.uncontain import uncontain
 
 _TAP_SECS = 30.0  # its programs are in the kernel within a second; a loaded machine takes its time
 WORKER = "w1"
@@ -93,6 +94,7 @@ class Site(Headquarters):
         """End every process; the engine's owner removes the deckies."""
         for daemon in (self.updater, self.agent, self.master):
             daemon.stop()
+        uncontain(self.lan.parent)
 
     def _configure_worker(self) -> None:
         addresses = self.lan.subnet

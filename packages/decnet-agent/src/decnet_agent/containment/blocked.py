@@ -59,10 +59,12 @@ class Ledger:
 
     Args:
         emit: takes the events.
+        most_rows: so many attempts of all deckies are told apart within a window.
     """
 
-    def __init__(self, emit: Callable[[Event], None]) -> None:
+    def __init__(self, emit: Callable[[Event], None], *, most_rows: int = MOST_ROWS) -> None:
         self._emit = emit
+        self._most_rows = most_rows
         self._rows: dict[Attempt, _Row] = {}
         self._destinations: Counter[str] = Counter()
         self._by_mac: dict[str, str] = {}
@@ -86,7 +88,7 @@ class Ledger:
         if row is not None:
             row.count += 1
             return
-        if self._destinations[attempt.decky] < MOST_DESTINATIONS and len(self._rows) < MOST_ROWS:
+        if self._destinations[attempt.decky] < MOST_DESTINATIONS and len(self._rows) < self._most_rows:
             self._destinations[attempt.decky] += 1
             self._rows[attempt] = row = _Row(at, told=1, count=1)
             self._emit(_event(attempt, 1, at))

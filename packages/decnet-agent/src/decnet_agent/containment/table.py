@@ -91,10 +91,16 @@ class Changes:
 
 
 class Table:
-    """The table of one interface: `load` puts it into the kernel, `intact` looks whether it is there."""
+    """The table of one interface: `load` puts it into the kernel, `intact` looks whether it is there.
 
-    def __init__(self, kernel: Netlink) -> None:
+    Args:
+        kernel: whose the table is.
+        own: False is a table that belongs to nobody, as on a kernel before 6.9.
+    """
+
+    def __init__(self, kernel: Netlink, *, own: bool = True) -> None:
         self._kernel = kernel
+        self._own = own
         self._name = ""
         self._generation = -1
         self._seen: object = None
@@ -112,14 +118,15 @@ class Table:
         self._name, self._seen = ruleset.table, None
         old = [_delete(ruleset.table)] if self._kernel.ask(_get_table(ruleset.table), doing) else []
         rest = list(_contents(ruleset))
+        self.owned = self._own
         try:
-            self._kernel.commit([*old, _new_table(ruleset.table, _OWNER | _PERSIST), *rest], doing, _BATCH)
-            self.owned = True
+            flags = _OWNER | _PERSIST if self._own else 0
+            self._kernel.commit([*old, _new_table(ruleset.table, flags), *rest], doing, _BATCH)
         except KernelRefused as refused:
-            if refused.number not in (errno.EOPNOTSUPP, errno.EINVAL):
+            if not self._own or refused.number not in (errno.EOPNOTSUPP, errno.EINVAL):
                 raise
-            self._kernel.commit([*old, _new_table(ruleset.table, 0), *rest], doing, _BATCH)
             self.owned = False
+            self._kernel.commit([*old, _new_table(ruleset.table, 0), *rest], doing, _BATCH)
         self._generation = self._kernel_generation()
         self._seen = self._look()
 
@@ -140,7 +147,7 @@ class Table:
 
     def remove(self) -> None:
         """Take it away; one that is not there is no error."""
-        _remove(self._kernel, self._name)
+        remove_table(self._kernel, self._name)
 
     def _kernel_generation(self) -> int:
         answers = self._kernel.ask(_message(_GET_GENERATION, REQUEST | ACK, b""), "ask for the rules' generation")
@@ -190,12 +197,17 @@ def forsaken(kernel: Netlink, present: frozenset[str]) -> list[str]:
         found = attributes(answer.body[4:])
         name = found.get(1, b"").rstrip(b"\0").decode("ascii", "replace")
         if name.startswith("decnet-") and name not in present and not found.get(7):
-            _remove(kernel, name)
+            remove_table(kernel, name)
             removed.append(name)
     return removed
 
 
-def _remove(kernel: Netlink, name: str) -> None:
+def remove_table(kernel: Netlink, name: str) -> None:
+    """Take a table away; one that is not there is no error.
+
+    Raises:
+        KernelRefused: it is somebody's, who lives.
+    """
     try:
         kernel.commit([_delete(name)], f"remove the rules of {name}", _BATCH)
     except KernelRefused as refused:
