@@ -31,6 +31,7 @@ from decnet_master.settings import MasterSettings
 from decnet_updater.http import application as updater_application
 from decnet_updater.http_server import serve as serve_updater
 from tests.pki.world import Ca
+from tests.swarm.master import under_way
 from tests.swarm.simulated import SimulatedAgent
 
 HOST = "w1"
@@ -132,7 +133,7 @@ async def _worker_door(name: str, files: IdentityFiles) -> AsyncIterator[int]:
         serving = agent_server.serve(agent_routes.build(SimulatedAgent(HOST)), listening, tls, ready.one_more)
     else:
         serving = serve_updater(updater_application(HOST), listening, tls, ready)
-    async with _running(asyncio.create_task(serving), ready):
+    async with under_way(serving, ready):
         yield port
 
 
@@ -142,20 +143,5 @@ async def _listener(settings: MasterSettings) -> AsyncIterator[int]:
     identity = LiveIdentity.open(KeyStore(settings.identities_directory), Role.MASTER, datetime.now(UTC))
     with listen(Endpoint("127.0.0.1", 0), "listener-address") as listening:
         serving = app._live(listening, identity.server_context(alpn=(ALPN,)), ready)
-        async with _running(asyncio.create_task(serving), ready):
+        async with under_way(serving, ready):
             yield listening.getsockname()[1]
-
-
-@contextlib.asynccontextmanager
-async def _running(task: asyncio.Task[None], ready: Ready) -> AsyncIterator[None]:
-    waiter = asyncio.create_task(ready.wait())
-    try:
-        async with asyncio.timeout(ANSWER_SECS):
-            await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            task.result()
-        yield
-    finally:
-        waiter.cancel()
-        task.cancel()
-        await asyncio.gather(task, waiter, return_exceptions=True)

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from decnet_core.daemon import Ready
 from decnet_master import installation, secret_files
 from decnet_master.settings import MasterSettings
 
-READY_SECS = 20.0
+READY_SECS = 60.0
 LISTENER_PORT = 6514
 
 
@@ -57,8 +57,14 @@ def settings_in(folder: Path, **more: object) -> MasterSettings:
 @asynccontextmanager
 async def running(app: object) -> AsyncIterator[None]:
     """Serve an application of the master until the block ends."""
-    ready: Ready = app.ready  # type: ignore[attr-defined]
-    task = asyncio.create_task(app.serve())  # type: ignore[attr-defined]
+    async with under_way(app.serve(), app.ready):  # type: ignore[attr-defined]
+        yield
+
+
+@asynccontextmanager
+async def under_way(serving: Coroutine[None, None, None], ready: Ready) -> AsyncIterator[None]:
+    """Run what serves, from when it says that it is ready until the block ends."""
+    task = asyncio.create_task(serving)
     waiter = asyncio.create_task(ready.wait())
     try:
         async with asyncio.timeout(READY_SECS):

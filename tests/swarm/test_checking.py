@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -27,6 +26,7 @@ from decnet_master.swarmctl.messages import CheckReply, HostCheck, LogState
 from decnet_updater.http import application
 from decnet_updater.http_server import serve as serve_updater
 from tests.store.test_shipping import state, worker
+from tests.swarm.master import under_way
 from tests.swarm.test_fleet import deploy
 from tests.swarm.workers import Worker
 
@@ -54,14 +54,8 @@ async def updater(worker: Worker, folder: Path, port: int, role: Role = Role.UPD
     """Serve a worker's updater, with the certificate of a role."""
     identity = LiveIdentity.open(KeyStore(folder / worker.name / "identities"), role, datetime.now(UTC))
     bound, ready = listen(Endpoint("127.0.0.1", port), "updater-address"), Ready(1)
-    task = asyncio.create_task(serve_updater(application(worker.name), bound, identity.server_context(), ready))
-    try:
-        async with asyncio.timeout(60):
-            await ready.wait()
+    async with under_way(serve_updater(application(worker.name), bound, identity.server_context(), ready), ready):
         yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.fixture

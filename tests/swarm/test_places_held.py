@@ -21,7 +21,7 @@ from decnet_master.http_app import bare_app
 from decnet_master.http_server import Limits, serve
 from decnet_master.swarmctl.app import App
 from tests.pki.world import Ca
-from tests.swarm.master import port_of
+from tests.swarm.master import port_of, under_way
 
 WAIT_SECS = 8
 """A bound for what takes milliseconds, and under the ten seconds after which silence is ended anyhow."""
@@ -72,14 +72,8 @@ async def serving(folder: Path, places: int) -> AsyncIterator[int]:
     bound = listen(Endpoint("127.0.0.1", 0), "test")
     context = server_context(Ca.make().files(folder / "master", MASTER), clients=Clients.ASKED)
     ready = Ready(1)
-    task = asyncio.create_task(serve(app, bound, ready=ready, tls=context, limits=Limits(connections=places)))
-    async with asyncio.timeout(WAIT_SECS):
-        await ready.wait()
-    try:
+    async with under_way(serve(app, bound, ready=ready, tls=context, limits=Limits(connections=places)), ready):
         yield port_of(bound)
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 @asynccontextmanager

@@ -31,11 +31,11 @@ from decnet_core.fleet import DeckyPhase, Shard, ShardReport
 from decnet_core.logs import shown
 from decnet_master.store import Host, Repair, Store, WorkerFleet
 from decnet_master.store.repairs import GIVES_UP_AFTER
-from decnet_master.swarmctl.dispatch import Dispatcher
+from decnet_master.swarmctl.dispatch import SENT_AT_ONCE, Dispatcher
 from decnet_master.swarmctl.drift import Cure, Deviation, cure
 
-AT_ONCE = 16
-"""A quarter of the shards that may be under way."""
+AT_ONCE = SENT_AT_ONCE // 4
+"""Of the shards that may be under way: an operator's command finds places."""
 
 FIRST_PAUSE_SECS = 30.0
 LONGEST_PAUSE_SECS = 3600.0
