@@ -39,6 +39,14 @@ async def test_who_was_let_in_is_current_under_its_own_name_alone(store: Store) 
     assert await store.operators.current_among([], NOW) == frozenset()
 
 
+async def test_nobody_outlives_his_certificate(store: Store) -> None:
+    await let_in(store)
+    assert await current(store, ALICE, now=END - timedelta(seconds=1)) == {ALICE}
+    assert await current(store, ALICE, now=END) == frozenset()
+    with pytest.raises(TrustError, match="not let in"):
+        await store.operators.renew(ALICE, "k2", END, lambda: certificate("k2", ends=END + DAY))
+
+
 async def test_the_same_key_gets_the_same_certificate(store: Store) -> None:
     await let_in(store)
     assert await let_in(store, now=LATER) == Granted("pem of k1", issued=False)

@@ -30,7 +30,7 @@ CONTROL: dict[str, str] = {
     "operator.renewed": "an operator was given a certificate for a new key",
     "operator.asked": "an operator elsewhere asked for something, and `status` is the answer's, 0 where there was none",
     "operator.refused": "somebody with a certificate of our CA is no operator, or none that is let in",
-    "operator.cut": "an operator that was connected was revoked, and is cut off",
+    "operator.cut": "an operator that was connected was revoked, or its certificate ended, and is cut off",
     "operators.unchecked": "the database is away, so that nobody knows who was revoked; nothing new is answered either",
     "bundle.offered": "a host without anything showed an open join token and was told which wheels it is sent",
     "bundle.refused": "a host asked for wheels and was refused, for its token or for lack of wheels that fit it",

@@ -185,7 +185,8 @@ class Connection:
         advice = "Is `decnet-master serve` running?"
         if self.operator is not None:
             advice += (
-                " Does operator-address of its master name this address and port, and does no firewall stand between?"
+                " Does operator-address of its master name this address and port? If it does, its log says whether it "
+                "refuses this certificate (handshake.failed)."
             )
         return Unavailable(f"The controller does not answer on {self._url}", advice)
 

@@ -2,9 +2,9 @@
 
     let in ──▶ active ──revoke──▶ revoked ──let in, with another key──▶ active …
 
-A certificate is current while its operator is active and no revoking took it. Whoever answers an operator asks for that
-at every request and, of those who stay connected, every few seconds: an end in a certificate only bounds a lost
-database. An operator may have several, one for each machine and each renewal.
+A certificate is current while its operator is active, no revoking took it, and it has not ended. Whoever answers an
+operator asks for that at every request and, of those who stay connected, every few seconds: so nobody outlives his
+certificate on a connection that he keeps. An operator may have several, one for each machine and each renewal.
 
 A key that was revoked is let in by nobody again, whoever signs for it: it may be in a thief's hands. So revoked
 certificates are kept for ever; others are forgotten a month after their end.
@@ -112,7 +112,7 @@ class Operators:
         async with self._database.write() as connection:
             await _locked(connection, name)
             shown = operator_certificates.c.fingerprint == storable(fingerprint)
-            query = _current().where(operators.c.name == storable(name), shown)
+            query = _current(now).where(operators.c.name == storable(name), shown)
             if (await connection.execute(query)).first() is None:
                 raise TrustError(f"operator@{name} is not let in here", "Ask who keeps the master.")
             return await _give(connection, name, key_digest, now, issue)
@@ -127,7 +127,7 @@ class Operators:
         if not presented:
             return frozenset()
         shown = [storable(fingerprint) for _, fingerprint in presented]
-        query = _current().where(operator_certificates.c.fingerprint.in_(shown))
+        query = _current(now).where(operator_certificates.c.fingerprint.in_(shown))
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
         current = {(original(row.operator), row.fingerprint): row.seen_at for row in rows}
@@ -150,7 +150,7 @@ class Operators:
 
         Those are who have certificates of it and were not seen with one of another.
         """
-        valid = _current().where(operator_certificates.c.not_after > micros(now))
+        valid = _current(now)
         async with self._database.read() as connection:
             rows = (await connection.execute(valid)).all()
         old = {row.operator for row in rows if row.issuer == issuer}
@@ -225,11 +225,15 @@ def _of(name: str) -> Update:
     return update(operators).where(operators.c.name == storable(name))
 
 
-def _current() -> Select[Any]:
+def _current(now: datetime) -> Select[Any]:
     return (
         select(operator_certificates)
         .join(operators, operators.c.name == operator_certificates.c.operator)
-        .where(operators.c.revoked_at.is_(None), operator_certificates.c.revoked_at.is_(None))
+        .where(
+            operators.c.revoked_at.is_(None),
+            operator_certificates.c.revoked_at.is_(None),
+            operator_certificates.c.not_after > micros(now),
+        )
     )
 
 
