@@ -20,6 +20,7 @@ TARGET = f"Python 3.{MINOR} on {MACHINE}"
     "arguments",
     [
         ["--without", "tap"],
+        ["--without-updater"],
         ["--install-docker"],
         ["--bootstrap", "--out-dir", "x"],
         ["--bootstrap", "--address", "x"],
@@ -49,7 +50,7 @@ def test_a_line_is_printed_when_there_is_something_behind_it(served: Cli, tmp_pa
     assert json.loads(served("swarm", "tokens", "list", "--json").out)["tokens"] == []
     assert served("bundle", "build", "--wheels", str(fill(tmp_path / "house"))).code == 0
 
-    options = ["--bootstrap", "--without", "updater", "--without", "tap", "--install-docker"]
+    options = ["--bootstrap", "--without-updater", "--without", "tap", "--install-docker"]
     printed = json.loads(served("swarm", "enroll", "w1", *options, "--json").out)
     token = JoinToken.parse(printed["token"])
     line = make_line(token, script_sha256(), ["--without-tap", "--without-updater", "--install-docker"])

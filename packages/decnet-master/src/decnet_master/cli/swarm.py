@@ -46,8 +46,12 @@ def _enroll(
         bool, typer.Option("--bootstrap", help="Print one line that makes a bare host a worker, when pasted there.")
     ] = False,
     without: Annotated[
-        list[Part] | None, typer.Option(help="With --bootstrap: leave this part out; may be given again.")
+        list[Part] | None,
+        typer.Option(help="With --bootstrap: leave this part out; may be given again, or as --without-PART."),
     ] = None,
+    without_logship: Annotated[bool, typer.Option("--without-logship", hidden=True)] = False,
+    without_tap: Annotated[bool, typer.Option("--without-tap", hidden=True)] = False,
+    without_updater: Annotated[bool, typer.Option("--without-updater", hidden=True)] = False,
     install_docker: Annotated[
         bool, typer.Option("--install-docker", help="With --bootstrap: install Debian's docker.io if need be.")
     ] = False,
@@ -62,6 +66,8 @@ def _enroll(
 
     require_name(name)
     labels = labels_in(label)
+    named = {Part.LOGSHIP: without_logship, Part.TAP: without_tap, Part.UPDATER: without_updater}
+    without = [*(without or ()), *(part for part, is_left_out in named.items() if is_left_out)]
     if not bootstrap and (without or install_docker):
         raise typer.BadParameter("--without and --install-docker go with --bootstrap")
     if bootstrap:
@@ -69,7 +75,7 @@ def _enroll(
             raise typer.BadParameter("--out-dir and --address do not go with --bootstrap")
         settings = MasterSettings.load(swarmctl_url=url)
         bootstrapping.enroll(
-            settings, name, ttl_minutes, without or [], labels, install_docker=install_docker, as_json=as_json
+            settings, name, ttl_minutes, without, labels, install_docker=install_docker, as_json=as_json
         )
         return
     if out_dir is not None:
