@@ -1,4 +1,4 @@
-"""The fleet file: a whole fleet declared in TOML, for `decnet-master apply`.
+"""The fleet file: a whole fleet declared in TOML, or in INI where its name ends so, for `decnet-master apply`.
 
     [[decky]]                          # one decky
     name = "vault-01"
@@ -10,9 +10,9 @@
     count = 12
     labels = { site = "hq" }           # on workers with all of these; or hosts = ["w1", "w2"]
 
-Whatever does not fit is told with its line, all of it at once: an unknown key, a type that is not the one wanted (TOML
-has types, so a number in quotes is none), a name twice. A file without a decky is refused: pruning by it would remove
-the whole fleet, and `teardown` says that more clearly.
+What INI looks like is told in `fleet_ini`; both say the same. Whatever does not fit is told with its line, all of it at
+once: an unknown key, a type that is not the one wanted (TOML has types, so a number in quotes is none), a name twice. A
+file without a decky is refused: pruning by it would remove the whole fleet, and `teardown` says that more clearly.
 
 This module does no IO.
 """
@@ -22,20 +22,24 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Protocol
 
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from decnet_core.errors import ConfigError
 from decnet_core.fleet import Contract, HostName, ServiceName
+from decnet_master.fleet_ini import IniFleet
 from decnet_master.labels import Labels
 from decnet_master.planning import MAX_FLEET, DeckyGroup
 from decnet_master.toml_lines import TomlLines
 
 MAX_FILE_BYTES = 1 << 20
 """Ten thousand deckies, each a table of its own with all its keys."""
+
+INI_SUFFIX = ".ini"
+"""Of a file's name; whatever else it is called, it is TOML."""
 
 MAX_FAULTS = 20
 """That many are told; a file with more has one reason for most of them."""
@@ -98,7 +102,7 @@ def parse_fleet(raw: bytes, name: str) -> tuple[DeckyGroup, ...]:
         name: how faults name it.
 
     Raises:
-        FleetFileError: it is too large, not TOML, or declares no fleet.
+        FleetFileError: it is too large, neither TOML nor, under a name that ends in `.ini`, INI, or declares no fleet.
     """
     if len(raw) > MAX_FILE_BYTES:
         raise FleetFileError([f"{name}: it is larger than {MAX_FILE_BYTES} bytes"])
@@ -107,23 +111,37 @@ def parse_fleet(raw: bytes, name: str) -> tuple[DeckyGroup, ...]:
     except UnicodeDecodeError as cause:
         line = raw.count(b"\n", 0, cause.start) + 1
         raise FleetFileError([f"{name}:{line}: this is not UTF-8 text"]) from None
-    try:
-        tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as cause:
-        raise FleetFileError([_syntax(name, text, cause)]) from None
+    tables, lines_of = _tables(text, name)
     try:
         document = _Document.model_validate(tables, strict=True)
     except ValidationError as cause:
-        lines = TomlLines(text)
+        lines = lines_of()
         faults = sorted((lines.of(fault["loc"]), *_told(fault)) for fault in cause.errors(include_input=False))
         raise FleetFileError([f"{name}:{line}: {key}{what}" for line, key, what in faults[:MAX_FAULTS]]) from None
     groups = tuple(_groups(document))
-    faults_found = list(_faults(document, TomlLines(text))) if _looks_wrong(groups) else []
+    faults_found = list(_faults(document, lines_of())) if _looks_wrong(groups) else []
     if faults_found:
         raise FleetFileError([f"{name}:{line}: {what}" for line, what in faults_found[:MAX_FAULTS]])
     if not any(group.names for group in groups):
         raise FleetFileError([f"{name}: it declares no decky; `decnet-master teardown` removes a whole fleet"])
     return groups
+
+
+class _Lines(Protocol):
+    def of(self, path: Sequence[str | int]) -> int: ...
+
+
+def _tables(text: str, name: str) -> tuple[Mapping[str, object], Callable[[], _Lines]]:
+    """Parse a text; return what it holds, and what finds out where each value stands."""
+    if name.lower().endswith(INI_SUFFIX):
+        fleet = IniFleet(text)
+        if fleet.faults:
+            raise FleetFileError([f"{name}:{line}: {what}" for line, what in sorted(fleet.faults)[:MAX_FAULTS]])
+        return fleet.tables, lambda: fleet
+    try:
+        return tomllib.loads(text), lambda: TomlLines(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as cause:
+        raise FleetFileError([_syntax(name, text, cause)]) from None
 
 
 def _printable(fault: str) -> str:
@@ -162,7 +180,7 @@ def _repeats(group: DeckyGroup) -> bool:
     return len(set(group.services)) < len(group.services) or len(set(group.hosts)) < len(group.hosts)
 
 
-def _faults(document: _Document, lines: TomlLines) -> Iterator[tuple[int, str]]:
+def _faults(document: _Document, lines: _Lines) -> Iterator[tuple[int, str]]:
     """Tell what no single value shows."""
     seen: dict[str, int] = {}
     tables = [("decky", index, "name") for index in range(len(document.decky))]

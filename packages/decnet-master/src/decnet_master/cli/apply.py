@@ -23,7 +23,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _apply(
-    file: Annotated[Path, typer.Argument(help="The fleet file (TOML); - for standard input.")],
+    file: Annotated[
+        Path, typer.Argument(help="The fleet file: TOML, or INI if it is called *.ini; - for TOML from standard input.")
+    ],
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and do nothing.")] = False,
     plan: Annotated[str | None, typer.Option(help="Do it only if the plan is still the one of this id.")] = None,
