@@ -31,7 +31,7 @@ from tests.packaging.wheels import ROOT, clean_environment, uv
 pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]
 
 MACHINE_HOST = 9
-UNITS = ("decnet-agent", "decnet-logship", "decnet-tap", "decnet-updater")
+UNITS = ("decnet-agent", "decnet-containment", "decnet-logship", "decnet-tap", "decnet-updater")
 INSTALLED = "/opt/decnet/current"
 
 

@@ -20,7 +20,7 @@ from tests.packaging.wheels import PACKAGES, ROOT, Wheels, build, clean_environm
 
 pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]
 
-UNITS = ("decnet-master", "decnet-agent", "decnet-logship", "decnet-updater", "decnet-tap")
+UNITS = ("decnet-master", "decnet-containment", "decnet-agent", "decnet-logship", "decnet-updater", "decnet-tap")
 BIN = "/opt/decnet/bin"
 STOP_SECS = 10.0
 """Half of TimeoutStopSec: a daemon that needs longer would be killed on a busier machine."""
@@ -114,6 +114,30 @@ def test_what_the_tap_has_in_the_kernel_outlives_a_crash_and_a_restart_and_no_st
     assert _ring(machine) not in {ring, ""}
 
 
+HOLD = """
+import asyncio
+from pathlib import Path
+from decnet_agent.containment.channel import Guard
+from decnet_agent.containment.pairs import Pair
+guard = Guard(Path("/run/decnet/containment.sock"))
+pairs = [Pair(decky="d1", mac="52:54:00:00:00:01", ip="10.0.0.9")]
+asyncio.run(guard.hold("lo", pairs))
+"""
+
+
+def test_two_capabilities_are_enough_to_contain_and_it_outlives_a_crash(machine: Machine) -> None:
+    """On the loopback, for the machine has no other interface."""
+    machine.run(f"{BIN}/python", "-c", HOLD, user="decnet")
+    assert _contained(machine) == (True, [("lo", 1)])
+    before = _pid(machine, "decnet-containment")
+    machine.run("kill", "-9", before)
+    script = f"[ $(systemctl show --value -p MainPID decnet-containment) != {before} ]"
+    machine.wait_for("bash", "-c", f"{script} && systemctl is-active decnet-containment", out="active")
+    assert _contained(machine) == (True, [("lo", 1)])
+    machine.run(f"{BIN}/python", "-c", HOLD.replace(".hold", ".keep").replace('"lo", pairs', '"lo", []'), user="decnet")
+    assert _contained(machine) == (True, [])
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_stopping_is_quick_and_leaves_nothing(unit: str, machine: Machine) -> None:
     group = machine.run("systemctl", "show", "--value", "-p", "ControlGroup", unit).strip()
@@ -150,7 +174,7 @@ def test_what_only_a_person_can_mend_is_not_tried_again(unit: str, machine: Mach
             f"decnet-master {verb}"
             for verb in ("init", "serve", "listener", "ingester", "events", "status", "swarm list")
         ),
-        *(f"decnet-agent {verb}" for verb in ("serve", "status", "tap")),
+        *(f"decnet-agent {verb}" for verb in ("serve", "status", "tap", "containment")),
         *("decnet-logship serve", "decnet-logship status", "decnet-updater serve"),
     ],
 )
@@ -171,6 +195,14 @@ def test_the_wrong_user_is_told_what_to_do(command: str, machine: Machine) -> No
 def _state(machine: Machine, unit: str) -> str:
     shown = machine.run("systemctl", "show", "--value", "-p", "ActiveState,SubState", unit)
     return " ".join(shown.split())
+
+
+def _contained(machine: Machine) -> tuple[bool, list[tuple[str, int]]]:
+    script = HOLD.replace(
+        'asyncio.run(guard.hold("lo", pairs))', "print(asyncio.run(guard.status()).model_dump_json())"
+    )
+    status = json.loads(machine.run(f"{BIN}/python", "-c", script, user="decnet"))
+    return status["enforcing"], [(each["name"], each["pairs"]) for each in status["interfaces"]]
 
 
 def _held(machine: Machine) -> int:

@@ -15,6 +15,8 @@ from decnet_agent import __version__
 from decnet_core.program import EXIT_CODES, run_program
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Address
+
     from decnet_agent.settings import AgentSettings
 
 TOKEN_VARIABLE = "DECNET_JOIN_TOKEN"  # noqa: S105 -- a variable's name, not a secret
@@ -86,12 +88,27 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--no-containment", action="store_true", help="do not bring up what contains the deckies beside the agent"
     )
-    verbs.add_parser("containment", help="keep deckies from attacking anybody (CAP_NET_ADMIN, CAP_NET_RAW)")
+    contain = verbs.add_parser(
+        "containment", help="keep deckies from attacking anybody (CAP_NET_ADMIN, CAP_NET_RAW); `verify` tries them"
+    )
+    verify = contain.add_subparsers(dest="containment_verb", metavar="VERB").add_parser(
+        "verify", help="attack from every decky that runs, and tell what got out"
+    )
+    verify.add_argument(
+        "--target", metavar="ADDRESS", type=_address, help="whom to attack; default: the router, and another decky"
+    )
+    verify.add_argument("--json", action="store_true", help="for scripts")
     verbs.add_parser("tap", help="watch the deckies through the kernel (root)")
     status = verbs.add_parser("status", help="show what this worker is and runs")
     status.add_argument("--json", action="store_true", help="for scripts")
     verbs.add_parser("doctor", help="check what the agent needs, and say what to do about what is missing")
     return parser
+
+
+def _address(text: str) -> IPv4Address:
+    from ipaddress import IPv4Address  # noqa: PLC0415 - see above
+
+    return IPv4Address(text)
 
 
 def _settings() -> AgentSettings:
@@ -200,7 +217,9 @@ def _serve(chosen: argparse.Namespace) -> int | None:
     return None
 
 
-def _containment(_chosen: argparse.Namespace) -> int | None:
+def _containment(chosen: argparse.Namespace) -> int | None:
+    if chosen.containment_verb == "verify":
+        return _verify(chosen)
     import asyncio  # noqa: PLC0415 - see above
 
     from decnet_agent.containment.app import serve  # noqa: PLC0415 - see above
@@ -228,6 +247,12 @@ def _tap(_chosen: argparse.Namespace) -> int | None:
     logs.configure("tap", level=settings.log_level, file=file)
     asyncio.run(serve(settings.run_directory, settings.data_directory, recording_bytes=settings.recording_bytes))
     return None
+
+
+def _verify(chosen: argparse.Namespace) -> int | None:
+    from decnet_agent.containment.verifying import verify  # noqa: PLC0415 - see above
+
+    return verify(_settings(), chosen.target, as_json=chosen.json)
 
 
 def _status(chosen: argparse.Namespace) -> int | None:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from decnet_agent import __version__
+from decnet_agent.containment.channel import Guard, Unguarded
 from decnet_agent.deploying.network_facts import network_facts
 from decnet_agent.deploying.state import read_state
 from decnet_agent.engine.contexts import ImageContexts, image_tag
@@ -39,6 +40,7 @@ def print_status(settings: AgentSettings, *, as_json: bool) -> int:
     out(f"master  {document['master'] or '-'}\n")
     out(f"until   {document['identity_until'] or '-'}\n")
     out(f"engine  {document['engine'] or 'does not answer'}\n")
+    out(f"guard   {document['containment']}\n")
     out(f"logship {ShippingState(**document['logship']).words()}\n")
     for decky in document["deckies"]:
         state = "running" if decky["running"] else "stopped"
@@ -54,6 +56,7 @@ def examine(settings: AgentSettings) -> int:
         ("engine", lambda: _check_engine(settings)),
         ("images", lambda: _check_images(settings)),
         ("lan", lambda: _check_lan(settings)),
+        ("containment", lambda: _check_containment(settings)),
         ("event log", lambda: _check_directory(settings)),
     )
     code = ExitCode.OK
@@ -84,6 +87,7 @@ def _status(settings: AgentSettings) -> dict[str, Any]:
         "master": None if enrolment is None else enrolment.master,
         "identity_until": until,
         "engine": engine,
+        "containment": asyncio.run(_guard(settings).state()),
         "logship": ask_shipper().document(),
         "deckies": [
             {
@@ -148,6 +152,28 @@ def _check_lan(settings: AgentSettings) -> str:
     facts = network_facts(settings, read_state(settings.state_directory))
     router = "no router is known" if facts.gateway is None else f"router {facts.gateway}"
     return f"{facts.subnet} on {facts.interface}, {router}"
+
+
+def _guard(settings: AgentSettings) -> Guard | Unguarded:
+    return Unguarded() if settings.containment == "off" else Guard(settings.containment_socket)
+
+
+def _check_containment(settings: AgentSettings) -> str:
+    guard = _guard(settings)
+    if isinstance(guard, Unguarded):
+        return "OFF, as the configuration says: whoever is in a decky can attack anybody"
+    status = asyncio.run(guard.status())
+    for interface in status.interfaces:
+        if interface.fault is not None:
+            raise Unavailable(
+                f"The deckies on {interface.name} are not contained, so they are paused: {interface.fault}",
+                "`journalctl -u decnet-containment` says more; it is tried again every two seconds.",
+            )
+    held = [
+        f"{each.pairs} deckies on {each.name}{'' if each.owned else ' (by rules that others can remove)'}"
+        for each in status.interfaces
+    ]
+    return f"{', '.join(held) or 'no deckies yet'}; {status.blocked} frames blocked since it started"
 
 
 def _check_directory(settings: AgentSettings) -> str:

@@ -24,7 +24,7 @@ INSTALLER = "pip"
 """Sent along, because a bare host has none; it installs the others and itself is not installed."""
 
 PROGRAMS = {"agent": "decnet-agent", "logship": "decnet-logship", "updater": "decnet-updater"}
-"""The packages of a worker, by its part; the tap is a part of the agent's."""
+"""The packages of a worker, by its part; tap and containment are parts of the agent's."""
 
 MAX_WHEELS = 512
 MAX_WHEEL_BYTES = 256 << 20

@@ -56,6 +56,8 @@ PROGRAM_LINKS = Path("/usr/local/bin")
 UNITS = Path("/etc/systemd/system")
 
 PARTS = ("agent", "logship", "updater")
+UNIT_PARTS = ("containment", "agent", "logship", "tap", "updater")
+"""Tap and containment are parts of the agent's package. What contains deckies comes before what starts them."""
 OLDEST_PYTHON = (3, 11)
 COMMAND_SECS = 900.0
 UNIT_SECS = 180.0
@@ -230,7 +232,7 @@ class Bootstrap:
                 _run(["systemctl", "disable", "--quiet", "--now", unit], timeout_secs=UNIT_SECS)
                 (UNITS / unit).unlink()
                 say(f"{unit} was there, and is left out from now on")
-        parts = [part for part in ("agent", "logship", "tap", "updater") if part not in self._without]
+        parts = [part for part in UNIT_PARTS if part not in self._without]
         verb = "start" if memory["started"] else "restart"
         for part in parts:
             unit = f"decnet-{part}.service"
@@ -240,6 +242,8 @@ class Bootstrap:
             self._changed |= not was_active
             if done.returncode == 0:
                 say(f"{unit} runs")
+            elif part == "containment":
+                say(f"{unit} does not start, so no decky will: `journalctl -u {unit}`")
             elif part == "tap":
                 say(f"{unit} does not start, so commands and files in deckies are not seen: `journalctl -u {unit}`")
             else:
