@@ -137,6 +137,13 @@ async def test_every_verb_that_asks_the_controller_does_so_from_elsewhere(house:
         assert agent.running.keys() == {"web-01", "vault-01"}
         shown = json.loads((await run("deckies", "--state", "running", "--json")).out)["deckies"]
         assert {decky["name"] for decky in shown} == {"web-01", "vault-01"}
+        whole = json.loads((await run("swarm", "show", "w1", "--json")).out)
+        assert (whole["host"]["labels"], whole["host"]["capacity"]) == ({"site": "lab"}, 40)
+        assert {decky["name"] for decky in whole["deckies"]} == {"web-01", "vault-01"}
+        assert datetime.fromisoformat(whole["certificate_ends_at"]) > datetime.now(UTC)
+        words = (await run("swarm", "show", "w1")).out
+        assert all(word in words for word in ("active", "site=lab", "40 deckies at most", "web-01", "running")), words
+        await run("swarm", "show", "w9", code=4)
         status = json.loads((await run("status", "--json")).out)
         assert {part: row["ok"] for part, row in status.items()} == {"controller": True, "swarm": True, "deckies": True}
         assert status["deckies"]["detail"] == "2 of 2 deckies running"

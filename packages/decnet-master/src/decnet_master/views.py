@@ -76,6 +76,15 @@ class DeckyList(Contract):
     deckies: tuple[DeckyView, ...]
 
 
+class HostDetail(Contract):
+    """All that the master knows of one worker, without asking it; the certificate is its agent's."""
+
+    host: HostView
+    updater_port: int | None = None
+    certificate_ends_at: datetime | None = None
+    deckies: tuple[DeckyView, ...] = ()
+
+
 def host_view(host: Host, beat: Heartbeat | None = None) -> HostView:
     """Show one host, with what its heartbeats say."""
     return HostView(

@@ -5,6 +5,7 @@
     daemons    serve, api, swarmctl, listener, ingester
     setup      init
     swarm      swarm enroll, list, check, decommission
+    show       swarm show
     traits     swarm label, set
     bundle     swarm enroll --out-dir
     tokens     swarm tokens list, revoke

@@ -33,7 +33,7 @@ from decnet_master.swarmctl.messages import (
     TokenView,
 )
 from decnet_master.swarmctl.operator_messages import Grant, OperatorList, OperatorView, RenewalRequest, SignRequest
-from decnet_master.views import DeckyList, HostList, HostView
+from decnet_master.views import DeckyList, HostDetail, HostList, HostView
 
 
 class Controller(Connection):
@@ -70,6 +70,10 @@ class Controller(Connection):
     def hosts(self, statuses: Sequence[str] = ()) -> HostList:
         """List the workers, all or those of some statuses."""
         return self.ask("GET", "/hosts", HostList, query={"status": list(statuses)})
+
+    def host(self, name: str) -> HostDetail:
+        """Show one worker."""
+        return self.ask("GET", f"/hosts/{name}", HostDetail)
 
     def enroll(self, name: str, ttl_minutes: int | None, labels: dict[str, str] | None = None) -> EnrollReply:
         """Make a join token."""

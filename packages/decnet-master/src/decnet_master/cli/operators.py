@@ -8,6 +8,7 @@ list, revoke              on either
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,7 +120,7 @@ def _list(url: Url = None, as_json: Json = False) -> None:
     terminal.print_table(
         ("operator", "certificates", "the last ends", "last used", "revoked", "by"),
         [
-            (one.name, one.certificates, one.ends_at, one.seen_at, one.revoked_at, one.revoked_by)
+            (one.name, one.certificates, _at(one.ends_at), _at(one.seen_at), _at(one.revoked_at), one.revoked_by)
             for one in reply.operators
         ],
     )
@@ -152,6 +153,10 @@ def _tell(stored: StoredIdentity, *, as_json: bool) -> None:
         return
     terminal.say(f"You are the operator {name} until {stored.not_after:%Y-%m-%d %H:%M:%S} UTC ({folder}).")
     terminal.say("Commands renew it by themselves. Name the master with --url https://MASTER:8772, or swarmctl-url.")
+
+
+def _at(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _name(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from decnet_master.cli import bootstrap as bootstrapping
-from decnet_master.cli import checks, terminal, tokens, traits
+from decnet_master.cli import checks, show, terminal, tokens, traits
 from decnet_master.cli.bootstrap import Part
 from decnet_master.cli.options import Json, Url, Yes, labels_in, require_name
 from decnet_master.settings import MasterSettings
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 def group() -> typer.Typer:
     """Build the group of verbs."""
     app = typer.Typer(
-        no_args_is_help=True, rich_markup_mode=None, help="Enrol, list, label, check and decommission workers."
+        no_args_is_help=True, rich_markup_mode=None, help="Enrol, list, show, label, check and decommission workers."
     )
     app.add_typer(tokens.group(), name="tokens")
     app.command("enroll")(_enroll)
     app.command("list")(_list)
+    show.add_to(app)
     traits.add_to(app)
     app.command("check")(_check)
     app.command("decommission")(_decommission)

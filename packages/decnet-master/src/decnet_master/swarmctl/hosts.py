@@ -28,7 +28,7 @@ from decnet_master.swarmctl.messages import (
     TokenList,
     TokenView,
 )
-from decnet_master.views import HostList, host_list
+from decnet_master.views import HostDetail, HostList, decky_list, host_list, host_view
 
 log = structlog.get_logger()
 
@@ -47,6 +47,18 @@ def router(
     async def list_hosts(status: Annotated[list[HostStatus] | None, Query(max_length=10)] = None) -> HostList:
         hosts = [host for host in await store.hosts.list() if not status or host.status in status]
         return host_list(hosts, await store.heartbeats.list())
+
+    @routes.get("/hosts/{name}")
+    async def show(name: HostName) -> HostDetail:
+        host, beats = await store.hosts.get(name), await store.heartbeats.list()
+        here = [decky for decky in await store.fleet.current() if decky.host == name]
+        standing = next((one for one in await store.certificates.standings() if one.host == name), None)
+        return HostDetail(
+            host=host_view(host, beats.get(name)),
+            updater_port=host.updater_port,
+            certificate_ends_at=None if standing is None else standing.not_after,
+            deckies=decky_list(here, beats).deckies,
+        )
 
     @routes.post("/hosts", status_code=201)
     async def enroll(request: EnrollRequest) -> EnrollReply:
