@@ -113,7 +113,7 @@ CATALOGUE: Mapping[EventType, EventSpec] = MappingProxyType(
             ("stored_as", "user", "login_at", "truncated", "missing_bytes"),
         ),
         EventType.EGRESS_BLOCKED: EventSpec(
-            "A decky tried to reach somebody by itself and was kept back: at once when it begins, then a minute's count",
+            "A decky tried to reach somebody by itself and was kept back: told when it begins, then counted by minutes",
             3,
             ("protocol", "count"),
             ("reason", "sibling", "icmp_type", "since"),
