@@ -9,6 +9,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+import structlog
+from starlette.responses import JSONResponse
 from structlog.testing import capture_logs
 
 from decnet_agent import joining
@@ -28,7 +30,7 @@ from decnet_master.store import Store
 from decnet_master.swarmctl import app as swarmctl
 from decnet_master.swarmctl import operator_door
 from decnet_master.swarmctl.operator_door import ON_THE_MASTER, OperatorDoor
-from decnet_master.swarmctl.routes import behind_certificates
+from decnet_master.swarmctl.routes import behind_certificates, behind_secret
 from tests.pki.world import Ca, now
 from tests.swarm.master import Template, controller_client, port_of, running
 from tests.swarm.operators import ADDRESS, let_in, operator_client
@@ -191,8 +193,23 @@ async def test_what_is_not_signed(controller: httpx.AsyncClient, name: str, csr:
     assert (await controller.get("/operators")).json()["operators"] == []
 
 
+async def test_who_has_the_secret_is_named_so_in_every_line() -> None:
+    named: list[str] = []
+
+    async def rooms(scope, receive, send) -> None:
+        named.append(structlog.contextvars.get_contextvars()["operator"])
+        await JSONResponse({})(scope, receive, send)
+
+    app = behind_secret(rooms, "the secret", Endpoint("127.0.0.1", 8770))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8770") as client:
+        assert (await client.get("/", headers={"authorization": "Bearer the secret"})).status_code == 200
+    assert named == [ON_THE_MASTER]
+
+
 async def test_the_name_is_the_signers_and_not_the_requests(controller: httpx.AsyncClient) -> None:
-    answer = await controller.post("/operators", json={"name": "bob", "csr": csr_of("alice")})
+    with capture_logs() as logs:
+        answer = await controller.post("/operators", json={"name": "bob", "csr": csr_of("alice")})
+    assert [line["identity"] for line in lines(logs, "request.overreached")] == ["operator@bob"]
     assert answer.json()["name"] == "bob"
     assert [one["name"] for one in (await controller.get("/operators")).json()["operators"]] == ["bob"]
 
@@ -244,6 +261,7 @@ async def test_who_is_revoked_in_the_midst_of_an_answer_is_cut_off(
 
     async def endless(scope, receive, _send) -> None:
         name = operator_door.steerer(scope)
+        assert structlog.contextvars.get_contextvars()["operator"] == name, "in every line on his behalf"
         begun.put_nowait(name)
         while (await receive())["type"] != "http.disconnect":
             pass

@@ -20,6 +20,7 @@ from fastapi import APIRouter, Path, Request
 from decnet_core.errors import Conflict, TrustError
 from decnet_core.identity import MAX_OPERATOR_LENGTH, RESERVED_HOSTS, Identity, Role
 from decnet_core.peer import peer_in
+from decnet_core.pki.certificates import asks_for_more
 from decnet_core.pki.verification import load_certificates
 from decnet_master.enrolment.issuer import Issuer, key_digest
 from decnet_master.store import Granted, IssuedCertificate, Operator, Store
@@ -81,7 +82,10 @@ def router(store: Store, issuer: Issuer) -> APIRouter:
 
 
 def _issue(issuer: Issuer, csr: str, name: str, now: datetime) -> IssuedCertificate:
-    return issuer.issue(csr, Identity(Role.OPERATOR, name), (), now)
+    identity = Identity(Role.OPERATOR, name)
+    if asks_for_more(csr.encode(), identity):
+        log.warning("request.overreached", identity=str(identity))
+    return issuer.issue(csr, identity, (), now)
 
 
 def _grant(issuer: Issuer, name: str, granted: Granted) -> Grant:
