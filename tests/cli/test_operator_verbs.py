@@ -224,6 +224,13 @@ async def test_refusals_have_their_words_and_codes(
     assert (await house.hers("swarm", "list")).code == 0
 
 
+async def test_the_masters_own_status_looks_at_the_door(house: House) -> None:
+    for address, ok in ((house.url.removeprefix("https://"), True), (f"127.0.0.3:{free_port()}", False)):
+        house.master.configure(operator_address=address)
+        parts = json.loads((await house.his("status", "--json")).out)
+        assert (parts["operators"]["ok"], parts["controller"]["ok"]) == (ok, True), parts
+
+
 async def test_a_certificate_that_is_due_is_renewed_by_the_next_command(house: House) -> None:
     now = datetime.now(UTC)
     issuing = Issuer.open(house.settings, now).authorities.issuing

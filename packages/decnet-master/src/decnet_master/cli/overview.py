@@ -63,7 +63,7 @@ def _status(
 def _parts_here(settings: MasterSettings) -> dict[str, Callable[[], str]]:
     from decnet_master.cli import probes  # noqa: PLC0415 -- heavy
 
-    return {
+    parts: dict[str, Callable[[], str]] = {
         "database": lambda: asyncio.run(_database(settings)),
         "journal": lambda: asyncio.run(_journal(settings)),
         "evidence": lambda: asyncio.run(_evidence(settings)),
@@ -73,6 +73,9 @@ def _parts_here(settings: MasterSettings) -> dict[str, Callable[[], str]]:
         "listener": lambda: probes.listener(settings),
         "api": lambda: probes.api(settings),
     }
+    if (address := settings.operator_address) is not None:
+        parts["operators"] = lambda: probes.operators(settings, address)
+    return parts
 
 
 def _parts_elsewhere(settings: MasterSettings) -> dict[str, Callable[[], str]]:

@@ -38,6 +38,25 @@ def enrolment(settings: MasterSettings) -> str:
     return _get(f"https://{endpoint}/ca", endpoint, client_context(None, _identity(settings).ca))
 
 
+def operators(settings: MasterSettings, address: str) -> str:
+    """Shake hands at the door for operators; nothing is asked there, for the master is none.
+
+    Raises:
+        Unavailable: it does not answer, or something else does.
+        TrustError: the master's identity is missing or cannot be read.
+    """
+    endpoint, files = _here(address), _identity(settings)
+    context = client_context(files, files.ca)
+    try:
+        with (
+            socket.create_connection((endpoint.host, endpoint.port), timeout=PROBE_SECS) as raw,
+            context.wrap_socket(raw, server_hostname=MASTER_HOST),
+        ):
+            return f"answers on {endpoint}"
+    except OSError as cause:  # ssl.SSLError is one
+        raise _away(endpoint, cause) from cause
+
+
 def listener(settings: MasterSettings) -> str:
     """Greet the listener with the master's identity.
 
