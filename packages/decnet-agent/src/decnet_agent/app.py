@@ -242,6 +242,7 @@ def _engine(settings: AgentSettings) -> Engine:
         limits=Limits(
             memory_bytes=settings.decky_memory_bytes,
             pids=settings.decky_pids,
+            cpus=settings.decky_cpus,
             log_file_bytes=settings.container_log_file_bytes,
             log_files=settings.container_log_files,
         ),

@@ -48,6 +48,8 @@ class AgentSettings(RoleSettings):
     """Build contexts, one folder for each service and `base`; None is those that the package brings."""
     decky_memory_bytes: Annotated[int, Field(ge=32 * _MIB)] = 512 * _MIB
     decky_pids: Annotated[int, Field(ge=32)] = 512
+    decky_cpus: Annotated[float, Field(ge=0.1, le=64)] = 1.0
+    """So many processors' time one decky may take: an intruder who mines leaves the others some."""
     containment: Literal["required", "off"] = "required"
     """Whether a decky starts only while the kernel keeps it from attacking; `off` lets deckies do as they like."""
     allowed_egress: Annotated[tuple[Passage, ...], NoDecode] = ()

@@ -100,7 +100,8 @@ async def serve_channel(path: Path, answer: Answer, ready: Callable[[], None]) -
                     await _one_call(reader, writer, answer)
             else:
                 log.warning("containment.caller_refused")
-        except (OSError, ValueError) as cause:  # TimeoutError is an OSError; ValueError is a line beyond the limit
+        # TimeoutError is an OSError; ValueError is a line beyond the limit
+        except (OSError, ValueError, RemoteProtocolError) as cause:
             log.warning("containment.caller_lost", reason=str(cause) or type(cause).__name__)
         finally:
             writer.close()

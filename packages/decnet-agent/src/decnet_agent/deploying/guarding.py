@@ -34,7 +34,9 @@ class Pausing(Protocol):
         """Let what is paused go on."""
 
 
-async def keep_guarded(guard: Guarding, pausing: Pausing, *, look_secs: float = LOOK_SECS) -> NoReturn:
+async def keep_guarded(
+    guard: Guarding, pausing: Pausing, *, look_secs: float = LOOK_SECS, grace_secs: float = GRACE_SECS
+) -> NoReturn:
     """Do so for ever."""
     now = asyncio.get_running_loop().time
     good_at, paused, checked = now(), False, False
@@ -43,7 +45,7 @@ async def keep_guarded(guard: Guarding, pausing: Pausing, *, look_secs: float = 
         if state == "none":
             paused = await _pause(pausing, paused)
         elif state == "silent":
-            if now() - good_at >= GRACE_SECS:
+            if now() - good_at >= grace_secs:
                 paused = await _pause(pausing, paused)
         else:
             good_at = now()

@@ -3,7 +3,8 @@
 What it makes
 - One macvlan network on the parent interface. Docker gives it no address of the host's own.
 - One container for each decky: hostname, MAC and address of its own, all capabilities dropped but the nine that a real
-  sshd with PAM needs, memory and pids bounded, never privileged, with a console (`tty`) that its syslog writes to.
+  sshd with PAM needs, memory, pids and CPU bounded, the engine's own seccomp profile, never privileged, with a console
+  (`tty`) that its syslog writes to.
 - Its log driver is json-file, `container_log_file_bytes` x `container_log_files`: the collector follows that record and
   catches up from it after a pause. What a decky writes beyond the bound while nobody reads is gone; the collector
   notices by the missing place and says so with `evidence.dropped`.
@@ -96,6 +97,7 @@ class Limits:
 
     memory_bytes: int
     pids: int
+    cpus: float
     log_file_bytes: int
     log_files: int
 
@@ -257,7 +259,7 @@ class Engine:
 
     def _container(self, client: DockerClient, decky: PlacedDecky, generation: int) -> dict[str, Any]:
         """Return the arguments of the engine's own create call."""
-        from docker.types import LogConfig  # noqa: PLC0415 - see above
+        from docker.types import LogConfig, Ulimit  # noqa: PLC0415 - see above
 
         api, spec, limits = client.api, decky.spec, self._limits
         endpoint = api.create_endpoint_config(ipv4_address=str(decky.ip), mac_address=decky.mac)
@@ -287,6 +289,8 @@ class Engine:
                 cap_add=list(CAPABILITIES),
                 mem_limit=limits.memory_bytes,
                 pids_limit=limits.pids,
+                nano_cpus=int(limits.cpus * 1e9),
+                ulimits=[Ulimit(name="nofile", soft=1024, hard=1 << 20)],  # as on every Debian
                 shm_size=_SHM_BYTES,
                 tmpfs=dict(_TMPFS),
                 restart_policy={"Name": "unless-stopped"},
