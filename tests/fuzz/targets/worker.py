@@ -77,17 +77,19 @@ async def _converse(data: bytes) -> None:
     reader.feed_data(data)
     reader.feed_eof()
     written: list[Event] = []
+    told: list[str] = []
 
     async def append(batch: Sequence[Event]) -> None:
         written.extend(batch)
 
     try:
-        await sensors._receive(reader, _Nowhere(), lambda _source: "3.1", append)  # type: ignore[arg-type]
+        await sensors._receive(reader, _Nowhere(), lambda _source: "3.1", append, told.append)  # type: ignore[arg-type]
     except (RemoteProtocolError, ValueError) as refused:  # ValueError is asyncio's, of a line beyond its limit
         hold(isinstance(refused, RemoteProtocolError) or len(data) > MAX_LINE_BYTES, "the collector hit a ValueError")
     cursors = [(3, 1), *(cursor_key(event.cursor) for event in written)]
     hold(cursors == sorted(set(cursors)), "cursors do not grow")
-    hold(len({event.source for event in written}) <= 1, "a sensor speaks for two sources")
+    hold({event.source for event in written} <= set(told), "a sensor speaks for a source that it did not name")
+    hold(len(told) <= 1, "a sensor names two sources")
 
 
 class _Nowhere:
