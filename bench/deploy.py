@@ -111,7 +111,8 @@ def joined(site: Site) -> dict[str, float]:
 def deployed(site: Site, count: int) -> dict[str, float]:
     """Deploy, and say how long the command took and when the attacker read the first and the last banner."""
     upper_half = list(site.lan.subnet.subnets(prefixlen_diff=1))[1]  # where this site's worker takes addresses from
-    addresses = [str(address) for address in upper_half.hosts()]
+    # All of it that is no end of the whole subnet: the half's own first address is one like any other.
+    addresses = [str(address) for address in upper_half if address != site.lan.subnet.broadcast_address]
     attacker = site.lan.attacker.popen([sys.executable, "-c", _PROBE, str(count), *addresses])
     try:
         began = time.monotonic()

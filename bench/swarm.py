@@ -186,7 +186,9 @@ async def measured(
         enrol_secs = await _timed(lambda: enrol(controller, workers))
         up = await asyncio.to_thread(workers.ask, "serve")
         say(f"{up['workers']} workers enrolled in {enrol_secs:.1f} s; their process has {up['rss_mib']} MiB")
+        used_secs = time.process_time()
         plan_secs = planned(list(workers.ports), deckies)
+        plan_cpu_secs = time.process_time() - used_secs
         say(f"{deckies} deckies planned in {plan_secs:.2f} s")
         began, used_secs = time.monotonic(), cpu_secs(daemon.pid)
         reply = await _post(controller, "/fleet/deploy", {"count": deckies})
@@ -210,6 +212,7 @@ async def measured(
     return {
         "enrol_secs": round(enrol_secs, 2),
         "plan_secs": round(plan_secs, 3),
+        "plan_cpu_secs": round(plan_cpu_secs, 3),
         "deploy_secs": round(ended - began, 2),
         "dispatch_secs": round(ended - came["first_at"], 2),
         "deploy_cpu_secs": round(deploy_cpu_secs, 2),

@@ -22,8 +22,10 @@ from decnet_master.swarmctl.messages import HostCheck, LogState
 from decnet_master.swarmctl.updater_client import UpdaterClient
 from decnet_master.swarmctl.worker_calls import Worker
 
-ASKED_AT_ONCE = 128
-"""Of each daemon. A thousand workers that do not answer take 5 s each: they are through within 40 s."""
+ASKED_AT_ONCE = 64
+"""Of each daemon. Their handshakes wait for one processor, 2.5 ms each: all of them are through in a third of a second,
+and a master that has fifteen times as much to do still greets every worker within the 5 s that it gives it. A thousand
+workers that do not answer take those 5 s each: they are through within 80 s."""
 
 
 @dataclass(frozen=True, slots=True)
