@@ -42,7 +42,7 @@ class Recorded:
 
 def read(data: bytes) -> Recorded:
     """Read a whole file; every line must be one of the format's."""
-    first, *lines = data.decode().splitlines()
+    first, *lines = data.decode().removesuffix("\n").split("\n")
     header, events = json.loads(first), [tuple(json.loads(line)) for line in lines]
     assert header["version"] == 2
     assert all(isinstance(at, int | float) and code in "oirmx" and isinstance(text, str) for at, code, text in events)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from decnet_agent.tap import btf, kernel, programs
 from decnet_agent.tap.fanotify import Fanotify
+from decnet_agent.tap.holdings import Holdings
 from decnet_agent.tap.probes import KernelProbes, kernel_types
+from decnet_agent.tap.terminal_probes import TerminalProbes
 from decnet_core.errors import DecnetError
 
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # include/linux/proc_ns.h: PROC_PID_INIT_INO
@@ -70,6 +72,15 @@ def _uprobes() -> None:
             os.close(descriptor)
 
 
+def _terminals() -> None:
+    counter, deckies = kernel.create_counter(), kernel.create_set(1)
+    try:
+        TerminalProbes(Holdings(), programs.Maps(-1, deckies, counter), continued=False).close()
+    finally:
+        os.close(counter)
+        os.close(deckies)
+
+
 def _fanotify() -> None:
     Fanotify().close()
 
@@ -80,5 +91,6 @@ _FACILITIES: tuple[tuple[str, str, Callable[[], None]], ...] = (
     ("kernel-types", "fields of the kernel are found by name (BTF)", _types),
     ("tracepoints", "every program that is executed in a decky", _probes),
     ("uprobes", "lines typed at a prompt and passwords tried", _uprobes),
+    ("terminals", "what terminals show and what is typed, as recordings", _terminals),
     ("fanotify", "every file that is written in a decky", _fanotify),
 )
