@@ -6,7 +6,8 @@ Invariants
 - Applying a plan and planning again gives no steps; so does a crash after any step, a new plan, and its steps.
 - Addresses and MACs are what `relocalising` says.
 - Removals come first: an address may move from one decky to another within one plan.
-- Containers are made before any is started: what takes long is over when an address is asked for the last time.
+- A container is made before it is started, and what takes long is over when its address is asked for the last time;
+  what belongs to different deckies may overlap (`bringing_up`).
 - A decky that cannot be placed is refused with a reason and does not keep the others from running. One that is withheld
   is left as it is, container and all.
 
