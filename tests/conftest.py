@@ -18,13 +18,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
 from types import FrameType
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.lab.engine import LabEngine
 from tests.lab.image import ensure_images
@@ -61,20 +66,32 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, py
     return report
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests stay together and which come first, where several processes share the work (`--dist loadgroup`).
-
-    A file stays on one process, with what its tests share. What needs an engine, a network or the kernel stays on one
-    process too, wherever no other group is named: one engine is started, and its tests come one after the other. It
-    comes first, then what takes long: a process that came to that last would work on it alone.
-    """
+    """Begin with what needs real pieces, then with what takes long: who came to that last would work on it alone."""
     long = {item.path for item in items if item.get_closest_marker("long")}
-    real = {item for item in items if item.get_closest_marker("docker") or item.get_closest_marker("root")}
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group("engine" if item in real else item.location[0]))
-    items.sort(key=lambda item: (item not in real, item.path not in long))
+    real = {item.path for item in items if item.get_closest_marker("docker") or item.get_closest_marker("root")}
+    items.sort(key=lambda item: (item.path not in real, item.path not in long))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Share the tests out by what belongs together, where several processes share the work."""
+    return _Together(config, log)
+
+
+class _Together(LoadScopeScheduling):
+    """A file stays on one process, with what its tests share; and so do all files that need real pieces.
+
+    One engine is then started, and nobody else changes the machine's networks while a test looks at them. Which files
+    those are is read from their text: who shares the tests out has imported none.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(self.config.rootpath / nodeid.partition("::")[0])
+
+
+@cache
+def _group(path: Path) -> str:
+    return "real pieces" if re.search(r"\bmark\.(docker|root)\b", path.read_text()) else str(path)
 
 
 def pytest_collection_finish() -> None:
