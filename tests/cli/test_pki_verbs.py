@@ -72,7 +72,9 @@ def _a_bundle(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     assert cli("swarm", "enroll", "w2", "--out-dir", str(folder), "--ttl-minutes", "5").code == 2
     assert cli("swarm", "enroll", "w2", "--address", "192.0.2.7").code == 2
-    told = cli("swarm", "enroll", "w2", "--out-dir", str(folder))
+    assert cli("swarm", "enroll", "w2", "--agent-port", "18765").code == 2
+    assert cli("swarm", "enroll", "w2", "--bootstrap", "--updater-port", "18766").code == 2
+    told = cli("swarm", "enroll", "w2", "--out-dir", str(folder), "--agent-port", "18765", "--updater-port", "18766")
     assert told.code == 0, told
     assert "decnet-agent join --bundle bundle" in told.out
     for path in folder.rglob("*"):
@@ -97,6 +99,7 @@ def _a_bundle(cli: Cli, tmp_path: Path) -> None:
         assert files.key.read_bytes() not in carried, "the keys that travelled are out of use"
     (host,) = [host for host in document(cli, "swarm", "list")["hosts"] if host["name"] == "w2"]
     assert host["address"] == "127.0.0.1", "learnt from the renewal"
+    assert host["agent_port"] == 18765
 
 
 def _a_change(cli: Cli, tmp_path: Path) -> None:

@@ -24,9 +24,23 @@ from decnet_master.swarmctl.messages import BundleRequest
 
 
 def write_bundle(
-    controller: Controller, name: str, folder: Path, address: str | None, labels: Mapping[str, str]
+    controller: Controller,
+    name: str,
+    folder: Path,
+    address: str | None,
+    *,
+    ports: Mapping[str, int],
+    labels: Mapping[str, str],
 ) -> None:
     """Enrol a worker and write its folder.
+
+    Args:
+        controller: to be asked.
+        name: of the worker.
+        folder: new, or empty.
+        address: where the master reaches it; None until it is known.
+        ports: those that are not the usual ones, as a `BundleRequest` names them.
+        labels: of the worker.
 
     Raises:
         ConfigError: the folder cannot be written; when some of it was, the worker has to be decommissioned.
@@ -43,7 +57,8 @@ def write_bundle(
         keys = {role: generate_key() for role in WORKER_ROLES}
         csrs = {role: make_csr(key, Identity(role, name)).decode("ascii") for role, key in keys.items()}
         try:
-            reply = controller.bundle(BundleRequest(name=name, address=address, csrs=csrs, labels=dict(labels)))
+            request = BundleRequest(name=name, address=address, csrs=csrs, labels=dict(labels), **ports)
+            reply = controller.bundle(request)
         except BaseException:
             for role in WORKER_ROLES:
                 (folder / role).rmdir()

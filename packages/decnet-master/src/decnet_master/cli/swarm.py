@@ -43,6 +43,12 @@ def _enroll(
     address: Annotated[
         str | None, typer.Option(help="With --out-dir: where the master reaches the worker, if that is known.")
     ] = None,
+    agent_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="With --out-dir: of its agent-address, if not 8765.")
+    ] = None,
+    updater_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="With --out-dir: of its updater-address, if not 8766.")
+    ] = None,
     bootstrap: Annotated[
         bool, typer.Option("--bootstrap", help="Print one line that makes a bare host a worker, when pasted there.")
     ] = False,
@@ -67,13 +73,15 @@ def _enroll(
 
     require_name(name)
     labels = labels_in(label)
+    told = {"agent_port": agent_port, "updater_port": updater_port}
+    ports = {which: port for which, port in told.items() if port is not None}
     named = {Part.LOGSHIP: without_logship, Part.TAP: without_tap, Part.UPDATER: without_updater}
     without = [*(without or ()), *(part for part, is_left_out in named.items() if is_left_out)]
     if not bootstrap and (without or install_docker):
         raise typer.BadParameter("--without and --install-docker go with --bootstrap")
     if bootstrap:
-        if out_dir is not None or address is not None:
-            raise typer.BadParameter("--out-dir and --address do not go with --bootstrap")
+        if out_dir is not None or address is not None or ports:
+            raise typer.BadParameter("--out-dir, --address and ports do not go with --bootstrap")
         settings = MasterSettings.load(swarmctl_url=url)
         bootstrapping.enroll(
             settings, name, ttl_minutes, without, labels, install_docker=install_docker, as_json=as_json
@@ -82,10 +90,13 @@ def _enroll(
     if out_dir is not None:
         if ttl_minutes is not None:
             raise typer.BadParameter("--ttl-minutes is for a token, and --out-dir makes none")
-        _enroll_offline(MasterSettings.load(swarmctl_url=url), name, out_dir, address, labels, as_json=as_json)
+        settings = MasterSettings.load(swarmctl_url=url)
+        _enroll_offline(settings, name, out_dir, address, ports=ports, labels=labels, as_json=as_json)
         return
     if address is not None:
         raise typer.BadParameter("--address goes with --out-dir; with a token, give it to `decnet-agent join`")
+    if ports:
+        raise typer.BadParameter("Ports go with --out-dir; who joins by a token tells them from its configuration")
     with Controller(MasterSettings.load(swarmctl_url=url)) as controller:
         reply = controller.enroll(name, ttl_minutes, labels)
     if as_json:
@@ -101,15 +112,16 @@ def _enroll_offline(
     name: str,
     folder: Path,
     address: str | None,
-    labels: dict[str, str],
     *,
+    ports: dict[str, int],
+    labels: dict[str, str],
     as_json: bool,
 ) -> None:
     from decnet_master.cli.bundle import write_bundle  # noqa: PLC0415 -- heavy
     from decnet_master.cli.client import Controller  # noqa: PLC0415 -- heavy
 
     with Controller(settings) as controller:
-        write_bundle(controller, name, folder, address, labels)
+        write_bundle(controller, name, folder, address, ports=ports, labels=labels)
     if as_json:
         terminal.print_json({"host": name, "folder": str(folder)})
         return
