@@ -6,12 +6,17 @@ namespace needs none of this: the kernel's rules go with the namespace.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import time
 
+from decnet_agent.containment.netlink import KernelRefused
 from decnet_agent.containment.ruleset import table_name
 from decnet_agent.containment.sink import links, remove_sink
 from decnet_agent.containment.table import netfilter, remove_table
+
+_ENDING_SECS = 20.0
 
 
 def uncontain(parent: str) -> None:
@@ -22,7 +27,15 @@ def uncontain(parent: str) -> None:
         index = socket.if_nametoindex(parent)
     except OSError:
         return
+    deadline = time.monotonic() + _ENDING_SECS
     with netfilter() as rules:
-        remove_table(rules, table_name(parent))
+        while True:
+            try:
+                remove_table(rules, table_name(parent))
+                break
+            except KernelRefused as refused:  # they are those of a process that was killed and is just ending
+                if refused.number != errno.EPERM or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
     with links() as devices:
         remove_sink(devices, index)

@@ -16,6 +16,7 @@ and sinks stay in the kernel: deckies go on, contained; only what is blocked mea
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from decnet_agent.containment.blocked import Ledger
 from decnet_agent.containment.channel import InterfaceStatus, Request, Status, Tried, serve_channel
 from decnet_agent.containment.frames import read_frame
 from decnet_agent.containment.interfaces import hardware_address, index_of, interfaces
+from decnet_agent.containment.netlink import KernelRefused
 from decnet_agent.containment.pairs import Policy, Wanted, read_wanted, write_wanted
 from decnet_agent.containment.ruleset import make_ruleset, table_name
 from decnet_agent.containment.sink import PAUSE_SECS, Sink, forsaken_sinks, links, remove_sink
@@ -45,6 +47,10 @@ FIRST_SECS = 20.0
 """How long the manager, and with it the engine, is kept waiting for an interface that is not there at boot."""
 
 TURN_SECS = 1.0
+
+SUCCESSION_SECS, SUCCESSION_LOOK_SECS = 8.0, 0.1
+"""A process that was killed with its supervisor ends within milliseconds, on a busy worker within seconds; shorter than
+the agent waits for its answer."""
 
 log = structlog.get_logger()
 
@@ -119,11 +125,22 @@ class Containment:
             if wanted != self._wanted:
                 write_wanted(self._folder, Wanted(interfaces=wanted))
                 self._wanted = wanted
-            self._enforce_all()
+            await self._enforce_patiently(request.interface)
             fault = self._faults.get(request.interface)
             if fault is not None:
                 raise fault
         return self._status(request.decky)
+
+    async def _enforce_patiently(self, interface: str) -> None:
+        """Bring the kernel to what is wanted, also when a process before us that has the rules is just ending."""
+        deadline = asyncio.get_running_loop().time() + SUCCESSION_SECS
+        while True:
+            self._enforce_all()
+            fault = self._faults.get(interface)
+            theirs = isinstance(fault, KernelRefused) and fault.number == errno.EPERM
+            if not theirs or asyncio.get_running_loop().time() >= deadline:
+                return
+            await asyncio.sleep(SUCCESSION_LOOK_SECS)
 
     def _hold(self, request: Request) -> dict[str, Policy]:
         interface = request.interface or ""

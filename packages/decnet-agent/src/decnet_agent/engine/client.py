@@ -97,9 +97,9 @@ class Limits:
 
     memory_bytes: int
     pids: int
-    cpus: float
     log_file_bytes: int
     log_files: int
+    cpus: float = 1.0
 
 
 class Engine:
@@ -259,7 +259,7 @@ class Engine:
 
     def _container(self, client: DockerClient, decky: PlacedDecky, generation: int) -> dict[str, Any]:
         """Return the arguments of the engine's own create call."""
-        from docker.types import LogConfig, Ulimit  # noqa: PLC0415 - see above
+        from docker.types import LogConfig  # noqa: PLC0415 - see above
 
         api, spec, limits = client.api, decky.spec, self._limits
         endpoint = api.create_endpoint_config(ipv4_address=str(decky.ip), mac_address=decky.mac)
@@ -290,7 +290,6 @@ class Engine:
                 mem_limit=limits.memory_bytes,
                 pids_limit=limits.pids,
                 nano_cpus=int(limits.cpus * 1e9),
-                ulimits=[Ulimit(name="nofile", soft=1024, hard=1 << 20)],  # as on every Debian
                 shm_size=_SHM_BYTES,
                 tmpfs=dict(_TMPFS),
                 restart_policy={"Name": "unless-stopped"},
