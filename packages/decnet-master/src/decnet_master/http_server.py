@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 import structlog
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from decnet_core.daemon import Ready
@@ -39,6 +39,7 @@ KEEP_ALIVE_SECS = 15
 STOP_SECS = 3
 """How long answers under way may take to end when the server stops; inside the supervisor's ten."""
 
+_CONNECTION = "decnet.connection"
 
 log = structlog.get_logger()
 
@@ -58,7 +59,7 @@ class Limits:
 
 
 class Guests(Protocol):
-    """Hears who comes and goes, to be able to cut them off."""
+    """Hears who comes and goes, to be able to cut them off; a request's `connection_of` tells on which it came."""
 
     def enter(self, transport: asyncio.Transport) -> None:
         """Note a connection, its handshake over."""
@@ -167,6 +168,7 @@ class _Timed(H11Protocol):
         super().connection_made(transport)
         self.app = admit(self.app, transport, _on_refused)
         if self.guests is not None:
+            self.app = _bind_connection(self.app, transport)
             self.guests.enter(transport)
         self._head_timer = self.loop.call_later(HEAD_SECS, transport.abort)
         if self.connection_secs is not None:
@@ -188,6 +190,20 @@ class _Timed(H11Protocol):
         if self.guests is not None:
             self.guests.leave(self.transport)
         super().connection_lost(exc)
+
+
+def connection_of(scope: Scope) -> asyncio.Transport | None:
+    """Return the connection of a request, where the server has guests."""
+    connection = (scope.get("extensions") or {}).get(_CONNECTION)
+    return connection if isinstance(connection, asyncio.Transport) else None
+
+
+def _bind_connection(app: ASGIApp, transport: asyncio.Transport) -> ASGIApp:
+    async def bound(scope: Scope, receive: Receive, send: Send) -> None:
+        extensions = {**(scope.get("extensions") or {}), _CONNECTION: transport}
+        await app({**scope, "extensions": extensions}, receive, send)
+
+    return bound
 
 
 def _protocol(limits: Limits, guests: Guests | None) -> type[H11Protocol]:

@@ -38,6 +38,8 @@ from decnet_master.swarmctl.fleet_messages import FleetProgress
 from decnet_master.swarmctl.messages import FleetReply
 
 CONNECT_SECS = 3.0
+HANDSHAKE_SECS = 15.0
+"""To connect to a master elsewhere: over a bad mobile link TLS takes seconds, and the server gives it ten."""
 ASK_SECS = 60.0
 """A check of a thousand workers that do not answer, 128 at a time with 5 s each, is over within 40 s."""
 
@@ -167,7 +169,7 @@ class Connection:
             params=query,
             content=None if body is None else body.model_dump_json(),
             headers=headers if body is None else {**headers, "content-type": "application/json"},
-            timeout=httpx.Timeout(total_secs, connect=CONNECT_SECS),
+            timeout=httpx.Timeout(total_secs, connect=CONNECT_SECS if self.operator is None else HANDSHAKE_SECS),
             extensions={"sni_hostname": MASTER_HOST},
         )
 

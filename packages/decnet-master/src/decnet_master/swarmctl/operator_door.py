@@ -7,8 +7,9 @@ The TLS library lets in who holds a certificate of the private CA. Here, before 
 3. what it asks for is written to the log with its name (`operator.asked`), and its name goes into every line that is
    written on its behalf.
 
-Connections that stand, also those with an answer under way, are looked at every `MUSTER_SECS`: who was revoked since is
-cut off. While the database is away they are left, since nothing new is answered then either.
+Connections on which somebody was let in, also those with an answer under way, are looked at every `MUSTER_SECS`: who
+was revoked since is cut off. One on which nobody was let in ends by itself, when it has been told why. While the
+database is away they are left, since nothing new is answered then either.
 
 Refusals are told, as many as `TOLD` at once for each certificate: a lost worker that asks without end must not fill a
 disk. It then is not answered either, but with "too many".
@@ -28,9 +29,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from decnet_core.errors import DecnetError, TrustError
 from decnet_core.identity import Role
 from decnet_core.logs import shown
-from decnet_core.peer import EXTENSION, Peer, peer_in, peer_of
+from decnet_core.peer import EXTENSION, Peer, peer_in
 from decnet_master.http_app import answer_of
-from decnet_master.http_server import Limits
+from decnet_master.http_server import Limits, connection_of
 from decnet_master.rate_limit import RateLimit
 from decnet_master.store.operators import Operators, Presented
 
@@ -65,13 +66,16 @@ class OperatorDoor:
         self._operators = operators
         self._muster_secs = muster_secs
         self._refusals = RateLimit(TOLD, TELL_EVERY_SECS, total_factor=1000)
-        self._connected: dict[asyncio.Transport, Presented] = {}
+        self._connected: dict[asyncio.Transport, Presented | None] = {}  # None: nobody was let in on it yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         try:
             peer = peer_in(scope)
             await self._admit(peer)
+            connection = connection_of(scope)
+            if connection in self._connected:  # it may have ended meanwhile
+                self._connected[connection] = peer.identity.host, peer.fingerprint
         except DecnetError as error:
             return await answer_of(error, scope["state"]["request_id"])(scope, receive, send)
         told = False
@@ -102,12 +106,7 @@ class OperatorDoor:
 
     def enter(self, transport: asyncio.Transport) -> None:
         """Note a connection; its handshake is over."""
-        try:
-            peer = peer_of(transport)
-        except TrustError:  # the server refuses it, and says so
-            return
-        if peer is not None and peer.identity.role is Role.OPERATOR:
-            self._connected[transport] = peer.identity.host, peer.fingerprint
+        self._connected[transport] = None
 
     def leave(self, transport: asyncio.Transport) -> None:
         """Forget a connection."""
@@ -119,18 +118,19 @@ class OperatorDoor:
         while True:
             await asyncio.sleep(self._muster_secs)
             try:
-                current = await self._operators.current_among(set(self._connected.values()), datetime.now(UTC))
+                presented = {one for one in self._connected.values() if one is not None}
+                current = await self._operators.current_among(presented, datetime.now(UTC))
             except DecnetError as error:
                 if not is_told:
                     log.warning("operators.unchecked", reason=error.message)
                 is_told = True
                 continue
             is_told = False
-            for transport, presented in list(self._connected.items()):
-                if presented not in current:
+            for transport, one in list(self._connected.items()):
+                if one in presented - current:
                     self.leave(transport)
                     transport.abort()
-                    log.warning("operator.cut", operator=presented[0], reason="it is let in no more")
+                    log.warning("operator.cut", operator=one[0], reason="it is let in no more")
 
     async def _admit(self, peer: Peer) -> None:
         """Return for who may steer.
