@@ -23,8 +23,8 @@ from decnet_agent.tap.ring import Ring
 from decnet_agent.tap.terminal_programs import HEADER_BYTES, Kind
 from decnet_core.errors import RemoteProtocolError, Unavailable
 
-RING_BYTES = 16 << 20
-"""What a fast network carries to one screen in a tenth of a second, for a dozen of them at once."""
+RING_BYTES = 8 << 20
+"""What a gigabit carries to a screen in a twentieth of a second; we read as soon as there is something."""
 MAX_TERMINALS = 8192
 """Directions of terminals that are counted; the one that was silent for the longest time is forgotten first."""
 
