@@ -33,7 +33,7 @@ import structlog
 
 from decnet_agent.evidence.channel import event_from_json, event_to_json
 from decnet_agent.evidence.sender import evidence_dropped
-from decnet_agent.tap import asciicast
+from decnet_agent.tap import asciicast, procs
 from decnet_agent.tap.asciicast import Cast
 from decnet_agent.tap.attribution import Process
 from decnet_agent.tap.observer import Emit, Observer, Watched, wall_time
@@ -364,7 +364,8 @@ class Recordings:
 
     def _is_gone(self, recording: Recording) -> bool:
         process = self._observer.find(recording.namespace, recording.pid)
-        return process is None or process.ended
+        # One that is not known may live all the same: its record found no room.
+        return procs.namespace_of(recording.pid) != recording.namespace if process is None else process.ended
 
     def _named(self, name: str) -> Recording:
         recording = self.table.get(name)
