@@ -7,6 +7,7 @@ Commands stand in back-quotes in messages and prose, and at the beginning of a l
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -23,6 +24,7 @@ from decnet_updater.cli import main as updater
 from tests.packaging.wheels import ROOT
 
 PROGRAM = r"decnet-(?:master|agent|logship|updater)"
+WORD = re.compile("[a-z][a-z-]*")
 SPAN = re.compile(r"`([^`]+)`")
 LINE = re.compile(rf"^\s*(?:\S+[#$] )?({PROGRAM} [^#]+)", re.MULTILINE)
 BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -70,7 +72,7 @@ def verbs_in(name: str, words: list[str]) -> list[str]:
         return words[:1]
     at, verbs = tree(), list[str]()
     for word in words:
-        if not re.fullmatch("[a-z][a-z-]*", word) or not hasattr(at, "commands"):
+        if not WORD.fullmatch(word) or not hasattr(at, "commands"):
             break
         verbs.append(word)
         at = at.commands.get(word)
@@ -94,17 +96,18 @@ def fault_of(name: str, words: list[str], capsys: pytest.CaptureFixture[str]) ->
                 return f"there is no {verb}"
         known |= {option for parameter in at.params for option in (*parameter.opts, *parameter.secondary_opts)}
     else:
-        shown = help_of(name, words[0], capsys)
+        verbs = [*itertools.takewhile(WORD.fullmatch, words)]
+        shown = help_of(name, verbs, capsys)
         if shown is None:
-            return f"there is no {words[0]}"
+            return f"there is no {' '.join(verbs)}"
         known = {*re.findall(r"--[a-z-]+", shown)}
     return f"there is no {sorted(options - known)}" if options - known else None
 
 
-def help_of(name: str, verb: str, capsys: pytest.CaptureFixture[str]) -> str | None:
-    """Return the help of a verb of a worker's program; None when it knows none."""
+def help_of(name: str, verbs: list[str], capsys: pytest.CaptureFixture[str]) -> str | None:
+    """Return the help of a verb of a worker's program, or of one below it; None when it knows none."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", [name, *([] if verb.startswith("-") else [verb]), "--help"])
+        patch.setattr("sys.argv", [name, *verbs, "--help"])
         with pytest.raises(SystemExit) as ended:
             PARSERS[name]()
     shown = capsys.readouterr().out

@@ -20,18 +20,20 @@ from decnet_core.endpoints import Endpoint, listen
 from decnet_core.enrolment import JoinToken
 from decnet_core.errors import ConfigError, Conflict
 from decnet_core.identity import MASTER_HOST, WORKER_ROLES, Identity, Role
+from decnet_core.peer import Peer, bind_peer
 from decnet_core.pki.certificates import generate_key, make_csr
 from decnet_core.pki.keystore import KeyStore, StoredIdentity
 from decnet_core.pki.tls import client_context, server_context
 from decnet_master.enrolment.issuer import Issuer
 from decnet_master.http_server import serve
+from decnet_master.rate_limit import RateLimit
 from decnet_master.settings import MasterSettings
-from decnet_master.store import Store
+from decnet_master.store import IssuedCertificate, Store
 from decnet_master.swarmctl import app as swarmctl
 from decnet_master.swarmctl import operator_door
 from decnet_master.swarmctl.operator_door import ON_THE_MASTER, OperatorDoor
 from decnet_master.swarmctl.routes import behind_certificates, behind_secret
-from tests.pki.world import Ca, now
+from tests.pki.world import DAY, Ca, now
 from tests.swarm.master import Template, controller_client, port_of, running
 from tests.swarm.operators import ADDRESS, let_in, operator_client
 
@@ -128,16 +130,24 @@ async def test_an_operator_that_was_never_let_in_is_refused(
     assert (await remote.get("/health")).status_code == 200
 
 
-async def test_refusals_are_told_so_often_and_no_more(
-    swarm: swarmctl.App, settings: MasterSettings, remote: httpx.AsyncClient
-) -> None:
-    master = KeyStore(settings.identities_directory).load(Role.MASTER, now())
+async def test_refusals_are_told_so_often_and_no_more(store: Store, settings: MasterSettings) -> None:
+    issuing = Issuer.open(settings, now()).authorities.issuing
+    granted = IssuedCertificate("a" * 64, "operator@alice", now() + DAY, "1", "key", issuing.fingerprint, "pem")
+    await store.operators.let_in("alice", "key", now(), lambda: granted)
+    door = OperatorDoor(JSONResponse({}), store.operators, refusals=RateLimit(3, every_secs=3600.0))
+
+    async def ask(identity: Identity, fingerprint: str) -> int:
+        app = bind_peer(behind_certificates(door), Peer(identity, fingerprint, "192.0.2.7"))
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url=f"https://{MASTER_HOST}") as client:
+            return (await client.get("/hosts")).status_code
+
     with capture_logs() as logs:
-        async with operator_client(port(swarm), master.files) as client:
-            codes = [(await client.get("/hosts")).status_code for _ in range(2 * operator_door.TOLD)]
-    assert set(codes) == {403, 429}
-    assert len(lines(logs, "operator.refused")) == codes.count(403) < 2 * operator_door.TOLD
-    assert (await remote.get("/health")).status_code == 200
+        lost = [await ask(Identity(Role.AGENT, "w1"), "b" * 64) for _ in range(5)]
+        revoked = [await ask(Identity(Role.OPERATOR, "alice"), "c" * 64) for _ in range(5)]
+    assert lost == revoked == [403, 403, 403, 429, 429]
+    assert [line["peer"] for line in lines(logs, "operator.refused")] == ["agent@w1"] * 3 + ["operator@alice"] * 3
+    assert await ask(Identity(Role.OPERATOR, "alice"), "a" * 64) == 200, "who may is not counted"
 
 
 async def test_revoked_means_refused_at_the_next_request(

@@ -59,13 +59,26 @@ def steerer(scope: Scope) -> str:
 
 
 class OperatorDoor:
-    """A layer around the controller's rooms, and the list of who is connected."""
+    """A layer around the controller's rooms, and the list of who is connected.
 
-    def __init__(self, app: ASGIApp, operators: Operators, muster_secs: float = MUSTER_SECS) -> None:
+    Args:
+        app: the rooms.
+        operators: who may steer.
+        muster_secs: how often those who are connected are looked at.
+        refusals: how often who may not is told so.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        operators: Operators,
+        muster_secs: float = MUSTER_SECS,
+        refusals: RateLimit | None = None,
+    ) -> None:
         self._app = app
         self._operators = operators
         self._muster_secs = muster_secs
-        self._refusals = RateLimit(TOLD, TELL_EVERY_SECS, total_factor=1000)
+        self._refusals = refusals or RateLimit(TOLD, TELL_EVERY_SECS, total_factor=1000)
         self._connected: dict[asyncio.Transport, Presented | None] = {}  # None: nobody was let in on it yet
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
