@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from decnet_master.swarmctl.messages import CheckReply, HostCheck
 
 _COLUMNS = (
-    "worker", "ok", "agent", "updater", "log", "certificate ends", "generation", "deckies", "engine", "taps", "drift",
+    "worker", "ok", "agent", "updater", "log", "certificate ends", "generation", "deckies", "engine", "taps", "guard",
+    "drift",
 )  # fmt: skip
 
 SHOWN = 5
@@ -47,6 +48,7 @@ def _row(row: HostCheck) -> tuple[object, ...]:
         row.deckies,
         row.engine,
         row.taps,
+        row.containment,
         len(row.drift) or None,
     )
 

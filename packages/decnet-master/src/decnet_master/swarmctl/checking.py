@@ -144,7 +144,7 @@ def _checked(one: _Asked, known: _Known, fleet: WorkerFleet, drift: tuple[str, .
     )
     if isinstance(agent, DecnetError):
         return common.model_copy(update={"error": agent.message, "advice": agent.advice})
-    said = {"version": agent.version, "generation": agent.generation, "engine": agent.engine, "taps": agent.taps}
+    said = {name: getattr(agent, name) for name in ("version", "generation", "engine", "taps", "containment")}
     return common.model_copy(update={"ok": True, "deckies": len(agent.deckies), **said})
 
 

@@ -157,10 +157,10 @@ class LogState(StrEnum):
 class HostCheck(Contract):
     """What came of asking one worker how it is.
 
-    `ok`, `version`, `generation`, `deckies`, `engine`, `taps`, `error` and `advice` are its agent's. `updater_ok` is
-    None where no updater answers and none ever did. `heard_at` is when its log shipper was last heard, `silent_since`
-    the same while that is too long ago. `wanted_generation` is what it must have heard of; `drift` says how it differs
-    from what it shall be, and `repair` why that could not be mended, `repair_failures` times in a row.
+    `ok`, `version`, `generation`, `deckies`, `engine`, `taps`, `containment`, `error` and `advice` are its agent's.
+    `updater_ok` is None where no updater answers and none ever did. `heard_at` is when its log shipper was last heard,
+    `silent_since` the same while that is too long ago. `wanted_generation` is what it must have heard of; `drift` says
+    how it differs from what it shall be, and `repair` why that could not be mended, `repair_failures` times in a row.
     """
 
     host: str
@@ -171,6 +171,7 @@ class HostCheck(Contract):
     deckies: int | None = None
     engine: str | None = None
     taps: str | None = None
+    containment: str | None = None
     updater_ok: bool | None = None
     updater_version: str | None = None
     updater_error: str | None = None
