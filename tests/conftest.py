@@ -19,6 +19,7 @@ import asyncio
 import gc
 import os
 import re
+import sys
 import traceback
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,7 @@ from pathlib import Path
 from types import FrameType
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -124,6 +126,20 @@ def _or_skip() -> Iterator[None]:
         yield
     except MissingPart as missing:
         pytest.skip(f"missing: {missing.message}. {missing.advice}")
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Undo the set-up of logs by a command that ran in this process: its level would hide the next test's lines.
+
+    A logger keeps the set-up of its first line (`cache_logger_on_first_use`), so each is told to forget it.
+    """
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        for name, module in list(sys.modules.items()):
+            if name.startswith("decnet_") and "log" in vars(module):
+                vars(module.log).pop("bind", None)
 
 
 @pytest.fixture(scope="session")
