@@ -18,6 +18,22 @@ def cpu_secs(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SEC
 
 
+def family_cpu_secs(pid: int) -> float:
+    """Return the processor time so far of a process, of its children, and of those that it has reaped."""
+    total = 0.0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            number, _, rest = stat.read_text().rpartition(")")
+        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            continue
+        fields = rest.split()
+        if int(number.split()[0]) == pid:
+            total += sum(map(int, fields[11:15])) / _TICKS_PER_SEC
+        elif int(fields[1]) == pid:
+            total += sum(map(int, fields[11:13])) / _TICKS_PER_SEC
+    return total
+
+
 def peak_mib(pid: int) -> float:
     """Return the most that a process ever had resident."""
     status = Path(f"/proc/{pid}/status").read_text()

@@ -1,6 +1,6 @@
 """How fast a journal becomes rows: events, attackers, sessions, credentials, and the position, in one database.
 
-    python bench/ingest.py [--db sqlite|postgres] [--events N] [--folder F] [--json]
+    python bench/ingest.py [--db sqlite|postgres] [--events N] [--profile] [--folder F] [--json]
 
 The ingester is the real daemon, `decnet-master ingester` with the settings that it comes with; the journal is written
 by the listener's own writer; the database is a new SQLite file, or a private PostgreSQL server that syncs its commits.
@@ -11,6 +11,9 @@ journal's end.
 `limit_per_s` is the same rows put into the same table with the same indexes by nothing but the driver (SQLite:
 executemany, PostgreSQL: COPY), in transactions of the ingester's largest size, from tuples made beforehand: no line is
 read, nothing is derived.
+
+`--profile` tells where the time goes: the ingester's own steps, one after the other in this process, each with the
+processor time of ours and of the server's for an event. It is less distorted by neighbours than a speed is.
 
 The last line printed is one JSON object. Exit codes: 0 measured, 69 a part is missing or the ingester did not get
 there. Whatever ends this program, the kernel ends its daemons, and a watcher on a pipe removes the folder.
@@ -29,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -40,27 +44,22 @@ sys.path.insert(0, str(ROOT))  # a program of the checkout: it uses the lab's pi
 import asyncpg  # noqa: E402
 
 from bench import corpus  # noqa: E402
-from bench.host import cpu_secs, peak_mib, removed_at_the_end  # noqa: E402
+from bench.host import cpu_secs, family_cpu_secs, peak_mib, removed_at_the_end  # noqa: E402
+from bench.ingest_steps import LARGEST_ROWS, parts_of, profile  # noqa: E402
 from decnet_core import logs  # noqa: E402
 from decnet_core.errors import DecnetError, ExitCode, Unavailable  # noqa: E402
-from decnet_master.ingester.ingest import GROWTH  # noqa: E402
-from decnet_master.ingester.lines import Sorted  # noqa: E402
-from decnet_master.journal.reader import START, JournalReader  # noqa: E402
 from decnet_master.journal.record import Block  # noqa: E402
 from decnet_master.journal.writer import JournalWriter  # noqa: E402
-from decnet_master.settings import MasterSettings  # noqa: E402
 from decnet_master.store import Store, migrate  # noqa: E402
 from decnet_master.store.records import COLUMNS  # noqa: E402
 from tests.lab.postgres import PostgresCluster  # noqa: E402
 from tests.lab.processes import Daemon  # noqa: E402
 
 GROUP_LINES = 2_000  # of all workers, in one group commit of the listener's
-POLL_SECS = 0.02  # the error of a figure, at most
+POLL_SECS = 0.05  # the error of a figure, at most; asking takes a millisecond of the cores that are measured
 PATIENCE_SECS = 300.0
-READ_BYTES = 1 << 20
 
 Lines = Callable[[int], Iterator[tuple[str, bytes]]]
-Urls = Callable[[], str]
 
 
 def main() -> int:
@@ -68,17 +67,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--db", choices=("sqlite", "postgres"), default="sqlite", help="default: %(default)s")
     parser.add_argument("--events", type=int, default=300_000, help="of each kind (default: %(default)s)")
+    parser.add_argument("--profile", action="store_true", help="tell the processor time of each step as well")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where to work; default: /tmp")
     parser.add_argument("--json", action="store_true", help="print nothing but the JSON object")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logs.configure("bench", level="warning")
     folder = Path(tempfile.mkdtemp(prefix="decnet-bench-", dir=arguments.folder))
-    with removed_at_the_end(folder), databases(arguments.db, folder) as new_url:
+    with removed_at_the_end(folder), databases(arguments.db, folder) as databases_:
         try:
             result: dict[str, Any] = {"db": arguments.db, "events": arguments.events}
-            result |= measured(folder / "realistic", new_url, corpus.realistic, arguments.events)
-            credentials = measured(folder / "credentials", new_url, corpus.credentials_only, arguments.events)
+            result |= measured(folder / "realistic", databases_, corpus.realistic, arguments)
+            credentials = measured(folder / "credentials", databases_, corpus.credentials_only, arguments)
             result["credentials_only"] = credentials
         except DecnetError as error:
             print(f"error: {error.message}\n  {error.advice}", file=sys.stderr)
@@ -92,9 +92,21 @@ def main() -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Databases:
+    """Where rows go: what makes a new, migrated database and tells its URL, and the server that has them."""
+
+    new_url: Callable[[], str]
+    server_pid: int | None
+
+    def server_cpu_secs(self) -> float:
+        """Return the server's processor time so far, of all its processes; an embedded engine has none."""
+        return 0.0 if self.server_pid is None else family_cpu_secs(self.server_pid)
+
+
 @contextmanager
-def databases(kind: str, folder: Path) -> Iterator[Urls]:
-    """Give what makes a new, migrated database and tells its URL."""
+def databases(kind: str, folder: Path) -> Iterator[Databases]:
+    """Give new databases of a kind."""
     with PostgresCluster(durable=True) if kind == "postgres" else nullcontext() as cluster:
         made = iter(range(1_000))
 
@@ -103,15 +115,18 @@ def databases(kind: str, folder: Path) -> Iterator[Urls]:
             asyncio.run(migrate(url))
             return url
 
-        yield new_url
+        yield Databases(new_url, cluster.pid if cluster else None)
 
 
-def measured(folder: Path, new_url: Urls, lines: Lines, count: int) -> dict[str, Any]:
+def measured(folder: Path, databases: Databases, lines: Lines, arguments: argparse.Namespace) -> dict[str, Any]:
     """Ingest one kind of events, then put the same rows in barely."""
     folder.mkdir()
-    figures = ingested(folder, new_url(), lines(count), count)
-    limit = asyncio.run(limit_per_s(new_url(), folder))
-    return figures | {"limit_per_s": limit, "ratio": round(figures["events_per_s"] / limit, 2)}
+    figures = ingested(folder, databases.new_url(), lines(arguments.events), arguments.events)
+    limit = asyncio.run(limit_per_s(databases.new_url(), folder))
+    figures |= {"limit_per_s": limit, "ratio": round(figures["events_per_s"] / limit, 2)}
+    if arguments.profile:
+        figures["profile"] = profile(folder / "journal", databases.new_url, databases.server_cpu_secs)
+    return figures
 
 
 def ingested(folder: Path, url: str, lines: Iterable[tuple[str, bytes]], count: int) -> dict[str, Any]:
@@ -166,8 +181,7 @@ def _block(writer: JournalWriter, worker: str, lines: list[bytes]) -> Block:
 async def limit_per_s(url: str, folder: Path) -> int:
     """Put the journal's rows into an empty `events` by the driver alone."""
     rows = rows_of(folder / "journal")
-    batch = GROWTH * MasterSettings.model_fields["batch_size"].default
-    batches = [rows[at : at + batch] for at in range(0, len(rows), batch)]
+    batches = [rows[at : at + LARGEST_ROWS] for at in range(0, len(rows), LARGEST_ROWS)]
     columns = ("seq", *COLUMNS)
     if url.startswith("sqlite"):
         secs = _bare_executemany(url.removeprefix("sqlite:///"), columns, batches)
@@ -178,16 +192,11 @@ async def limit_per_s(url: str, folder: Path) -> int:
 
 def rows_of(journal: Path) -> list[tuple[Any, ...]]:
     """Read the journal's lines as the ingester does."""
-    found = Sorted()
-    position, reader = START, JournalReader(journal)
     oldest = min(int(path.stem) for path in journal.glob("*.seg"))
     if oldest > 1:
         raise Unavailable("The journal was cleaned already", "Measure fewer events: they must fit into two segments.")
-    while batches := reader.read(position, READ_BYTES):
-        for batch in batches:
-            found.add(batch)
-        position = batches[-1].next
-    return [(seq, *record) for seq, record in enumerate(found.load.records, 1)]
+    records = (record for part in parts_of(journal) for record in part.load.records)
+    return [(seq, *record) for seq, record in enumerate(records, 1)]
 
 
 def _bare_executemany(path: str, columns: tuple[str, ...], batches: list[list[tuple[Any, ...]]]) -> float:
