@@ -1,9 +1,10 @@
 """Bring deckies up: make them, ask the LAN once more for their addresses, start them; all three at the same time.
 
 A decky goes its way as soon as it can: while one is started another is made, and the LAN is being asked about a third.
-The engine gets `AT_ONCE` steps at a time, what can be started before what can be made. Of a question most is waiting,
-so that it is asked for many addresses, and takes none of those places; there is one at a time, for as many deckies as
-are ready.
+The engine gets `AT_ONCE` steps at a time. Of a question most is waiting, so that it is asked for many addresses, and
+takes none of those places; there is one at a time, for as many deckies as are ready. Where some can be started and
+others made, two are made for each that is started: the first are there soon, and the last question is over before
+nothing but its answer is waited for.
 
 The order that counts is kept: no decky is started whose address was not asked for after it was made. A step that fails
 is its decky's failure. What is no such failure ends all: the steps under way come to their end, and no further ones are
@@ -14,8 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable, Sequence
-from enum import IntEnum
 from itertools import count
 
 from decnet_agent.deploying.planning import CreateDecky, StartDecky
@@ -26,14 +27,6 @@ and 6.2 s four at a time. Beyond four its own locks count."""
 
 ASKED_TOGETHER = 8
 """Deckies that a question waits for while others are still made: it takes as long for one as for all of them."""
-
-
-class _Turn(IntEnum):
-    """Who comes first."""
-
-    STARTING = 0
-    MAKING = 1
-    END = 2
 
 
 class BringingUp:
@@ -60,8 +53,9 @@ class BringingUp:
         self._keyed = keyed
         self._do = do
         self._free = ask
-        self._steps: asyncio.PriorityQueue[tuple[_Turn, int, CreateDecky | StartDecky | None]] = asyncio.PriorityQueue()
+        self._steps: asyncio.PriorityQueue[tuple[int, int, CreateDecky | StartDecky | None]] = asyncio.PriorityQueue()
         self._numbers = count()
+        self._making, self._starting = count(), count(ASKED_TOGETHER, 2)
         self._unmade = len(creates)
         made_here = {step.decky.spec.name for step in creates}
         self._ready = [step.name for step in starts if step.name not in made_here]
@@ -81,7 +75,7 @@ class BringingUp:
 
     async def _make(self, step: CreateDecky) -> None:
         await self._keyed(step.decky.spec.name)
-        self._put(_Turn.MAKING, step)
+        self._put(next(self._making), step)
 
     async def _work(self) -> None:
         while (step := (await self._steps.get())[2]) is not None:
@@ -100,9 +94,9 @@ class BringingUp:
                 continue
             names, self._ready = self._ready, []
             for name in await self._free(names):
-                self._put(_Turn.STARTING, StartDecky(name))
+                self._put(next(self._starting), StartDecky(name))
         for _ in range(AT_ONCE):
-            self._put(_Turn.END, None)
+            self._put(sys.maxsize, None)
 
-    def _put(self, turn: _Turn, step: CreateDecky | StartDecky | None) -> None:
+    def _put(self, turn: int, step: CreateDecky | StartDecky | None) -> None:
         self._steps.put_nowait((turn, next(self._numbers), step))
