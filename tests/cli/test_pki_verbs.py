@@ -35,6 +35,8 @@ from tests.cli.conftest import Cli
 from tests.pki.world import Ca, now
 from tests.swarm.master import settings_in
 
+pytestmark = pytest.mark.long
+
 
 def worker_in(folder: Path) -> AgentSettings:
     return AgentSettings.load(data_directory=folder, agent_address="127.0.0.1:1")

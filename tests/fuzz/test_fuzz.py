@@ -16,6 +16,8 @@ from tests.fuzz.targets import TARGETS
 
 NAMES = list(TARGETS)
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_promise_holds(name: str) -> None:

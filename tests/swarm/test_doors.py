@@ -31,7 +31,7 @@ from tests.swarm.flood import Flood
 from tests.swarm.master import Template, port_of
 from tests.swarm.operators import let_in
 
-pytestmark = pytest.mark.slow  # a controller and workers over mutual TLS for each test
+pytestmark = [pytest.mark.slow, pytest.mark.long]  # a controller and workers over mutual TLS for each test
 
 TOLD_SECS = 60.0
 HALF_OPEN = 10_000
