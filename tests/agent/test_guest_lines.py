@@ -211,3 +211,34 @@ def test_a_line_end_that_a_guest_smuggled_in_makes_no_sentence_and_no_work():
         event = read_raw(line)
     assert time.process_time() - before < 0.5  # trying each address would take a second and more
     assert (event.event_type, event.src_ip, event.text) == (EventType.GUEST_LINE, None, f"sshd: {words[:8192]}")
+
+
+def test_what_telnet_s_server_and_login_say_is_of_that_service():
+    event = read("connect from 192.0.2.7 (192.0.2.7)", program="telnetd")
+    assert (event.event_type, event.service, event.src_ip) == ("connection.opened", "telnet", "192.0.2.7")
+    event = read(
+        "FAILED LOGIN (1) on '/dev/pts/1' from '192.0.2.7' FOR 'root', Authentication failure", program="login"
+    )
+    assert (event.event_type, event.service, event.src_ip) == ("login.failed", "telnet", "192.0.2.7")
+    assert event.fields == {"user": "root", "method": "password", "known_user": "true"}
+    event = read(
+        "FAILED LOGIN (2) on '/dev/pts/1' from '192.0.2.7' FOR 'UNKNOWN', Authentication failure", program="login"
+    )
+    assert event.fields["known_user"] == "false"
+    event = read("pam_unix(login:session): session opened for user bob(uid=1000) by .telnet(uid=0)", program="login")
+    assert (event.event_type, event.service) == ("session.opened", "telnet")
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("login", "FAILED LOGIN (1) on '/dev/pts/1' from 'far.example' FOR 'root', Authentication failure"),
+        ("login", "FAILED LOGIN (1) on '/dev/pts/1' from '1.2.3.4' FOR 'x' FOR 'root', Authentication failure"),
+        ("login", "FAILED LOGIN (1) on '/dev/pts/1' from '1.2.3.4.5' FOR 'root', Authentication failure"),
+        ("login", "ROOT LOGIN  on '/dev/pts/1' from '192.0.2.7'"),
+        ("telnetd", "connect from 192.0.2.7"),
+        ("telnetd", "connect from a b (192.0.2.7)"),
+    ],
+)
+def test_what_login_may_have_meant_otherwise_is_a_guest_line(program, words):
+    assert read(words, program=program).event_type == "guest.line"

@@ -1,7 +1,7 @@
 """The decky images, built without a registry and kept between runs.
 
-    mmdebstrap ──▶ decky-rootfs:bookworm ──▶ decky-base:bookworm ──▶ decky-ssh:bookworm
-                   (docker import)           (images/base)           (images/ssh)
+    mmdebstrap ──▶ decky-rootfs:bookworm ──▶ decky-base:bookworm ──▶ decky-ssh:bookworm ──▶ decky-ssh-telnet:bookworm
+                   (docker import)           (images/base)           (images/ssh)           (images/telnet)
 
 What an image is made of is hashed (files, modes, the image below it) into its label `context`; an image with the
 right label is left alone, so a warm call costs a few milliseconds. What was built is also kept as one archive in
@@ -41,6 +41,7 @@ SUITE = "bookworm"
 ROOTFS_TAG = f"decky-rootfs:{SUITE}"
 BASE_TAG = f"decky-base:{SUITE}"
 SSH_TAG = f"decky-ssh:{SUITE}"
+BOTH_TAG = f"decky-ssh-telnet:{SUITE}"
 CONTEXTS = Path(__file__).resolve().parents[2] / "packages/decnet-agent/src/decnet_agent/images"
 
 _LABEL = "context"
@@ -58,19 +59,19 @@ def ensure_images(engine: LabEngine, progress: Progress | None = None) -> str:
         progress: called with one line before each step that takes long.
 
     Returns:
-        The tag of the SSH decky's image.
+        The tag of the SSH decky's image; `BOTH_TAG`, which has telnet as well, is there too.
 
     Raises:
         MissingPart: mmdebstrap is missing, neither a mirror nor a kept archive is at hand, or the engine refuses.
     """
     progress = progress or _silently
-    base_key, ssh_key = _keys()
+    keys = _keys()
     client = engine.client()
     try:
-        if _has(client, SSH_TAG, ssh_key):
+        if _has_all(client, keys):
             return SSH_TAG
         with _taking_turns():
-            archive = _folder() / f"decky-{ssh_key[:16]}.tar"
+            archive = _archive(keys)
             if archive.exists():
                 progress("Loading the decky images into the engine")
                 with archive.open("rb") as stream:
@@ -79,8 +80,8 @@ def ensure_images(engine: LabEngine, progress: Progress | None = None) -> str:
                 for stale in (BASE_TAG, ROOTFS_TAG):
                     with suppress(ImageNotFound):
                         client.images.remove(stale, force=True)
-            if not _has(client, SSH_TAG, ssh_key):
-                _build_all(client, base_key, ssh_key, progress)
+            if not _has_all(client, keys):
+                _build_all(client, keys, progress)
                 _keep(client, archive, progress)
                 client.images.prune(filters={"dangling": True})
     except APIError as error:
@@ -94,7 +95,7 @@ def ensure_images(engine: LabEngine, progress: Progress | None = None) -> str:
 
 def is_prepared() -> bool:
     """Tell whether the archive of the current images is at hand, without asking an engine."""
-    return (_folder() / f"decky-{_keys()[1][:16]}.tar").exists()
+    return _archive(_keys()).exists()
 
 
 def main() -> int:
@@ -119,11 +120,19 @@ def _folder() -> Path:
     return slots.cache_folder() / "images"
 
 
-def _keys() -> tuple[str, str]:
-    """Return the keys of base and ssh: what each is made of, down to the root file system."""
+_Keys = dict[str, str]
+
+
+def _keys() -> _Keys:
+    """Return the keys of the images by tag: what each is made of, down to the root file system."""
     rootfs_key = hashlib.sha256(_ROOTFS_RECIPE + SUITE.encode() + platform.machine().encode()).hexdigest()
     base_key = _context_key(CONTEXTS / "base", rootfs_key)
-    return base_key, _context_key(CONTEXTS / "ssh", base_key)
+    ssh_key = _context_key(CONTEXTS / "ssh", base_key)
+    return {BASE_TAG: base_key, SSH_TAG: ssh_key, BOTH_TAG: _context_key(CONTEXTS / "telnet", ssh_key)}
+
+
+def _archive(keys: _Keys) -> Path:
+    return _folder() / f"decky-{keys[BOTH_TAG][:16]}.tar"
 
 
 def _context_key(folder: Path, below: str) -> str:
@@ -137,6 +146,10 @@ def _context_key(folder: Path, below: str) -> str:
     return digest.hexdigest()
 
 
+def _has_all(client: docker.DockerClient, keys: _Keys) -> bool:
+    return all(_has(client, tag, keys[tag]) for tag in (SSH_TAG, BOTH_TAG))
+
+
 def _has(client: docker.DockerClient, tag: str, key: str) -> bool:
     try:
         return client.images.get(tag).labels.get(_LABEL) == key
@@ -144,12 +157,13 @@ def _has(client: docker.DockerClient, tag: str, key: str) -> bool:
         return False
 
 
-def _build_all(client: docker.DockerClient, base_key: str, ssh_key: str, progress: Progress) -> None:
+def _build_all(client: docker.DockerClient, keys: _Keys, progress: Progress) -> None:
     rootfs = rootfs_archive(progress)
     progress(f"Importing {ROOTFS_TAG}")
     client.api.import_image_from_file(str(rootfs), repository="decky-rootfs", tag=SUITE)
-    _build(client, "base", BASE_TAG, base_key, {"ROOTFS": ROOTFS_TAG}, progress)
-    _build(client, "ssh", SSH_TAG, ssh_key, {"BASE": BASE_TAG}, progress)
+    _build(client, "base", BASE_TAG, keys[BASE_TAG], {"ROOTFS": ROOTFS_TAG}, progress)
+    _build(client, "ssh", SSH_TAG, keys[SSH_TAG], {"BASE": BASE_TAG}, progress)
+    _build(client, "telnet", BOTH_TAG, keys[BOTH_TAG], {"BASE": SSH_TAG}, progress)
 
 
 def rootfs_archive(progress: Progress) -> Path:
@@ -208,7 +222,11 @@ def _keep(client: docker.DockerClient, archive: Path, progress: Progress) -> Non
         old.unlink()
     partial = archive.with_suffix(".partial")
     with partial.open("wb") as stream:
-        for chunk in client.api.get_image(SSH_TAG):
+        # the library saves one image at a time, and each with all that it stands on
+        url = f"{client.api.base_url}/v{client.api.api_version}/images/get"
+        saved = client.api.get(url, params={"names": [SSH_TAG, BOTH_TAG]}, stream=True)
+        saved.raise_for_status()
+        for chunk in saved.iter_content(1 << 20):
             stream.write(chunk)
     partial.rename(archive)
 

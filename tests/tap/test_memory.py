@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from decnet_agent.evidence.sender import EvidenceSender
 from decnet_agent.tap import memory as memory_module
-from decnet_agent.tap.attribution import PROCESSES, Flow, Process, Session
+from decnet_agent.tap.attribution import PROCESSES, SESSIONS, Flow, Process, Session
 from decnet_agent.tap.leftovers import deliver
 from decnet_agent.tap.memory import Memory
 from decnet_agent.tap.remembered import BYTES, PLAIN, Remembered
@@ -307,3 +307,10 @@ def test_a_disk_that_fails_when_a_tap_says_that_it_lives_does_not_end_it(tmp_pat
         lock, memory._lock = memory._lock, -1  # as a disk does that went away
         memory.alive()
         memory._lock = lock
+
+
+def test_a_session_that_an_older_tap_wrote_is_of_the_ssh_server():
+    from_before = ["ab", "::1", 1, "::2", 22, 5]
+    assert SESSIONS.read(from_before) == Session("ab", Flow("::1", 1, "::2", 22), 5, "ssh")
+    telnet = Session("ab", Flow("::1", 1, "::2", 23), 5, "telnet")
+    assert SESSIONS.read(SESSIONS.write(telnet)) == telnet

@@ -17,6 +17,7 @@ from tests.tap.records import NAMESPACE, SECOND, packed
 
 SHELL, CRON, LATE = 300, 40, 900
 FLOW = Flow("10.0.0.9", 40000, "10.0.0.1", 22)
+TELNET_FLOW = Flow("10.0.0.7", 40001, "10.0.0.1", 23)
 
 
 class Machine:
@@ -32,7 +33,7 @@ class Machine:
         return frozenset({FLOW}) if pid == 200 else frozenset()
 
     def served_ports(self, _pid: int) -> frozenset[int]:
-        return frozenset({FLOW.dst_port})
+        return frozenset({FLOW.dst_port, TELNET_FLOW.dst_port})
 
     def server_user(self, _pid: int) -> str | None:
         return None
@@ -181,3 +182,54 @@ def test_a_later_observer_goes_on_in_the_middle_of_everything(decky):
     assert (tried.fields["user"], tried.fields["password"]) == ("root", "secret")
     assert len({tried.session, ran.session, ordered.session}) == 1
     assert (ran.fields["command"], ordered.fields["startup"]) == ("id", "true")
+
+
+class TelnetMachine(Machine):
+    """Where process 500 is what inetd started for a connection to the telnet port."""
+
+    def program_of(self, pid: int) -> bytes:
+        return b"/usr/sbin/telnetd" if pid == 500 else b""
+
+    def served_flows(self, pid: int) -> frozenset[Flow]:
+        return frozenset({TELNET_FLOW}) if pid == 500 else frozenset()
+
+
+def test_a_visit_by_telnet_is_a_session_of_that_service():
+    events: list[Event] = []
+    observer = Observer(events.append, TelnetMachine())
+    observer.watch(Watched("web-01", "c0ffee", 2, NAMESPACE))
+
+    def take(kind: Kind, pid: int, parent: int, **more: Any) -> None:
+        times = {"started_ns": pid * SECOND, "parent_started_ns": parent * SECOND}
+        observer.take(packed(kind, pid=pid, parent=parent, **times, **more))
+
+    take(Kind.FORKED, 40, 1, name=b"inetutils-inetd")
+    take(Kind.FORKED, 500, 40, name=b"inetutils-inetd")
+    take(Kind.EXECUTED, 500, 40, name=b"tcpd", file=b"/usr/sbin/tcpd", text=b"/usr/sbin/telnetd\0")
+    take(Kind.EXECUTED, 500, 40, name=b"telnetd", file=b"/usr/sbin/telnetd", text=b"telnetd\0")
+    take(Kind.FORKED, 501, 500, name=b"telnetd")
+    take(Kind.EXECUTED, 501, 500, name=b"login", file=b"/bin/login", text=b"/bin/login\0-p\0", terminal=True)
+    for number, text in ((2, b"root"), (6, b"wrong"), (2, b"bob"), (6, b"right")):
+        take(Kind.PAM_ITEM, 501, 500, name=b"login", number=number, text=text)
+    take(Kind.FORKED, 502, 501, name=b"login")
+    take(Kind.EXECUTED, 502, 501, name=b"sh", file=b"/bin/sh", text=b"sh\0-c\0/usr/bin/env -i PATH=/bin x\0")
+    take(Kind.FORKED, 503, 501, name=b"login")
+    take(Kind.EXECUTED, 503, 501, name=b"bash", file=b"/bin/bash", text=b"-bash\0", terminal=True)
+    take(Kind.PROMPTED, 503, 501)
+    take(Kind.ENTERED, 503, 501, text=b"id")
+    # somebody who is in does not become the server by its file
+    take(Kind.EXECUTED, 503, 501, name=b"login", file=b"/bin/login", text=b"login\0", terminal=True)
+    assert [(event.event_type, event.fields.get("password") or event.fields.get("command")) for event in events] == [
+        (EventType.CREDENTIAL_TRIED, "wrong"),
+        (EventType.CREDENTIAL_TRIED, "right"),
+        (EventType.COMMAND_RUN, "sh -c '/usr/bin/env -i PATH=/bin x'"),
+        (EventType.LOGIN_SUCCEEDED, None),
+        (EventType.COMMAND_RUN, "-bash"),
+        (EventType.COMMAND_RUN, "id"),
+        (EventType.COMMAND_RUN, "login"),
+    ]
+    assert [event.fields["user"] for event in events] == ["root", "bob", "bob", "bob", "bob", "bob", "bob"]
+    assert {(event.service, event.src_ip, event.src_port, event.dst_port) for event in events} == {
+        ("telnet", "10.0.0.7", 40001, 23)
+    }
+    assert len({event.session for event in events}) == 1

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from decnet_core.events import EventType
+from tests.lab import telnet
 from tests.lab.engine import LabEngine
+from tests.lab.image import BOTH_TAG
 from tests.lab.lan import Lan
-from tests.tap.lab_site import Collector, Site, tapped
+from tests.tap.lab_site import PASSWORD, Collector, Site, tapped
 
 pytestmark = [pytest.mark.root, pytest.mark.docker]
 
@@ -22,7 +24,8 @@ HOST_NUMBER = 31
 
 @pytest.fixture(scope="module")
 def site(lab_engine: LabEngine, decky_image: str, lan: Lan, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with tapped(lab_engine, decky_image, lan, tmp_path_factory.mktemp("site"), number=HOST_NUMBER) as site:
+    del decky_image  # what has telnet as well is prepared with it
+    with tapped(lab_engine, BOTH_TAG, lan, tmp_path_factory.mktemp("site"), number=HOST_NUMBER) as site:
         yield site
 
 
@@ -103,6 +106,33 @@ def test_the_deckys_own_machinery_makes_no_events(site: Site) -> None:
     since = site.collector.events[before:]
     assert {event.src_ip for event in since} == {str(site.lan.attacker.address)}
     assert not [event for event in since if event.fields.get("path") in {"/tmp/by-owner", "/var/log/wtmp", "/run/utmp"}]
+
+
+def test_a_visit_by_telnet_is_told_with_who_and_from_where(site: Site) -> None:
+    """Passwords as PAM saw them, who was let in, and what he typed and ran: one session, of the service telnet."""
+    done = telnet.log_in(
+        site.lan.attacker,
+        site.address,
+        [("bob", "not his"), ("nobody-at-all", "zz"), ("bob", PASSWORD)],
+        [("$ ", "echo by-telnet-$((40+2)); /bin/true over telnet"), ("$ ", "exit")],
+    )
+    assert b"by-telnet-42" in done.stdout, done
+    line = site.command("echo by-telnet-$((40+2)); /bin/true over telnet", interactive="true", user="bob", uid="1000")
+    run = site.command("/bin/true over telnet", interactive="false")
+    let_in = site.wait(lambda event: event.event_type == EventType.LOGIN_SUCCEEDED)
+    assert let_in.fields == {"user": "bob", "method": "password"}
+    events = [event for event in site.collector.events if event.session == line.session]
+    tried = [event.fields for event in events if event.event_type == EventType.CREDENTIAL_TRIED]
+    assert [(each["user"], each["password"], each["by"]) for each in tried] == [
+        ("bob", "not his", "login"),
+        ("nobody-at-all", "zz", "login"),
+        ("bob", PASSWORD, "login"),
+    ]
+    assert {run.session, let_in.session} == {line.session}
+    assert {(event.service, event.dst_port) for event in events} == {("telnet", 23)}
+    assert {event.src_ip for event in events} == {str(site.lan.attacker.address)}
+    commands = [event.fields for event in events if event.event_type == EventType.COMMAND_RUN]
+    assert not [each for each in commands if each["command"].startswith("/bin/login")]
 
 
 def test_nothing_of_the_tap_shows_inside(site: Site) -> None:

@@ -45,6 +45,7 @@ def run(arguments: list[str]) -> int | None:
         "containment": _containment,
         "status": _status,
         "doctor": _doctor,
+        "images": _images,
     }
     return verbs[chosen.verb](chosen)
 
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     status = verbs.add_parser("status", help="show what this worker is and runs")
     status.add_argument("--json", action="store_true", help="for scripts")
     verbs.add_parser("doctor", help="check what the agent needs, and say what to do about what is missing")
+    _add_images(verbs.add_parser("images", help="the images that deckies are made of: build, list, export, import"))
     return parser
 
 
@@ -109,6 +111,23 @@ def _address(text: str) -> IPv4Address:
     from ipaddress import IPv4Address  # noqa: PLC0415 - see above
 
     return IPv4Address(text)
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="images_verb", required=True, metavar="VERB")
+    build = verbs.add_parser("build", help="make images, and the Debian below them where there is none")
+    build.add_argument("--mirror", metavar="URL", help="a Debian mirror for that Debian; default: Debian's own")
+    listing = verbs.add_parser("list", help="show which images are there")
+    listing.add_argument("--json", action="store_true", help="for scripts")
+    export = verbs.add_parser("export", help="write images into a file, for a worker without a mirror")
+    export.add_argument("file", metavar="FILE")
+    for verb in (build, export):
+        verb.add_argument(
+            "sets", nargs="*", metavar="SERVICES", help="such as ssh or ssh+telnet; default: each service alone"
+        )
+    bring = verbs.add_parser("import", help="bring in what `export` wrote; it is verified first")
+    bring.add_argument("file", metavar="FILE")
+    bring.add_argument("--sha256", metavar="HEX", help="the hash that `export` printed: refuse any other file")
 
 
 def _settings() -> AgentSettings:
@@ -265,3 +284,18 @@ def _doctor(_chosen: argparse.Namespace) -> int | None:
     from decnet_agent.inspection import examine  # noqa: PLC0415 - see above
 
     return examine(_settings())
+
+
+def _images(chosen: argparse.Namespace) -> int | None:
+    from decnet_agent import image_verbs  # noqa: PLC0415 - see above
+
+    settings = _settings()
+    match chosen.images_verb:
+        case "build":
+            return image_verbs.build_images(settings, chosen.sets, chosen.mirror)
+        case "export":
+            return image_verbs.export_images(settings, chosen.file, chosen.sets)
+        case "import":
+            return image_verbs.import_images(settings, chosen.file, chosen.sha256)
+        case _:
+            return image_verbs.list_images(settings, as_json=chosen.json)

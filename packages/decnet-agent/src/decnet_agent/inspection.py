@@ -138,6 +138,8 @@ def _check_images(settings: AgentSettings) -> str:
     services = sorted(contexts.services())
     if not services:
         raise ConfigError("There is no build context for any service", "Correct images-directory.")
+    for service in services:
+        contexts.contract(service)
     present = asyncio.run(EngineWatch(settings.docker_host).image_tags())
     sources = {settings.base_image, settings.rootfs_image, *(image_tag((service,)) for service in services)}
     if sources.isdisjoint(present):

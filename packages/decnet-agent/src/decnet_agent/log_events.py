@@ -26,6 +26,7 @@ LOG_EVENTS: dict[str, str] = {
     "event_log.write_resumed": "the event log can be written again",
     "image.build_started": "a decky image is being built",
     "image.built": "a decky image was built",
+    "image.refused": "a set of services cannot be one machine: a contract is broken, or two of them want one port",
     "lan.probe_failed": "the LAN cannot be asked who has an address; deckies that need one wait",
     "neighbour.skipped": "a program that the agent can bring up beside itself is not brought up, and why",
     "network.created": "the deckies' network was made",

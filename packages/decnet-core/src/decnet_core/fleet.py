@@ -40,6 +40,10 @@ def _mac(text: str) -> str:
     return text
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 HostName = Annotated[str, AfterValidator(_host_name)]
 MacAddress = Annotated[str, AfterValidator(_mac)]
 ServiceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
@@ -66,6 +70,12 @@ class DeckySpec(Contract):
     accounts: Annotated[tuple[Account, ...], Field(max_length=16)] = ()
     ip: IPv4Address | None = None
     mac: MacAddress | None = None
+    seed: Annotated[int | None, Field(ge=0, lt=1 << 48, exclude_if=_is_none)] = None
+    """Who lives there follows from it: people, histories, files, time zone. None is nobody.
+
+    It is left out where there is none, so that such a decky is written as it was before there were seeds: an older
+    worker takes it, and nobody makes it anew. An older worker refuses a decky that has one: update workers first.
+    """
 
 
 class Shard(Contract):

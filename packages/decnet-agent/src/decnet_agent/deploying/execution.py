@@ -18,6 +18,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import IPv4Address
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -48,9 +49,12 @@ from decnet_agent.deploying.relocalising import Assignment
 from decnet_agent.deploying.reporting import report
 from decnet_agent.deploying.state import StateFile
 from decnet_agent.engine.client import Engine
-from decnet_agent.furnishing.accounts import ArchiveEntry, Image, furnish
+from decnet_agent.furnishing.accounts import Image, furnish
+from decnet_agent.furnishing.archive import ArchiveEntry
 from decnet_agent.furnishing.host_keys import HostKeys
+from decnet_agent.furnishing.living import life_of
 from decnet_agent.furnishing.passwords import hash_password
+from decnet_agent.furnishing.site import Site, local_zone
 from decnet_agent.memory import give_back
 from decnet_core.errors import ConfigError, DecnetError
 from decnet_core.fleet import DeckySpec, Shard, ShardReport
@@ -326,18 +330,19 @@ class Executor:
                 await self._call(self._engine.remove, container)
                 log.info("decky.removed", decky=name)
             case CreateDecky(decky):
-                await self._call(self._engine.create, decky, generation, lambda image: self._furnish(decky, image))
+                await self._call(self._engine.create, decky, generation, partial(self._furnish, decky, facts))
                 log.info("decky.created", decky=decky.spec.name, address=str(decky.ip))
             case StartDecky(name):
                 await self._call(self._engine.start, name)
                 self._consoles.look()
                 log.info("decky.started", decky=name)
 
-    def _furnish(self, decky: PlacedDecky, image: Image) -> list[ArchiveEntry]:
+    def _furnish(self, decky: PlacedDecky, facts: NetworkFacts, image: Image) -> list[ArchiveEntry]:
         spec = decky.spec
         hashes = {account.user: hash_password(account.password) for account in spec.accounts}
         keys = self._host_keys.of(spec.name) if _has_host_keys(spec) else {}
-        return furnish(image, spec.accounts, hashes, keys, int(time.time()))
+        site = Site(decky.ip, facts.subnet, facts.gateway, local_zone())
+        return furnish(image, spec.accounts, hashes, keys, int(time.time()), life=life_of(spec, site))
 
     async def _call(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         loop = asyncio.get_running_loop()

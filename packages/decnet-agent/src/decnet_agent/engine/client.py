@@ -2,9 +2,9 @@
 
 What it makes
 - One macvlan network on the parent interface. Docker gives it no address of the host's own.
-- One container for each decky: hostname, MAC and address of its own, all capabilities dropped but the nine that a real
-  sshd with PAM needs, memory, pids and CPU bounded, the engine's own seccomp profile, never privileged, with a console
-  (`tty`) that its syslog writes to.
+- One container for each decky: hostname, MAC and address of its own, all capabilities dropped but those that its
+  services' contracts name (nine at most), memory, pids and CPU bounded, the engine's own seccomp profile, never
+  privileged, with a console (`tty`) that its syslog writes to.
 - Its log driver is json-file, `container_log_file_bytes` x `container_log_files`: the collector follows that record and
   catches up from it after a pause. What a decky writes beyond the bound while nobody reads is gone; the collector
   notices by the missing place and says so with `evidence.dropped`.
@@ -48,25 +48,13 @@ from decnet_agent.engine.labels import (
     LABEL_SERVICES,
 )
 from decnet_agent.engine.probing import probe
-from decnet_agent.furnishing.accounts import ACCOUNT_FILES, ArchiveEntry, Image, to_tar
+from decnet_agent.furnishing.accounts import ACCOUNT_FILES, Image
+from decnet_agent.furnishing.archive import ArchiveEntry, to_tar
 from decnet_core.errors import Conflict, DecnetError, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.containers import Container
-
-CAPABILITIES = (
-    "CHOWN",
-    "SETUID",
-    "SETGID",
-    "SYS_CHROOT",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "KILL",
-    "NET_BIND_SERVICE",
-    "AUDIT_WRITE",
-)
-"""Measured: all that Debian's sshd with PAM, su and sudo need. NET_RAW and NET_ADMIN are never among them."""
 
 API_SECS = 60
 """One call to the engine; starting a container takes about a second, on a busy worker ten."""
@@ -285,8 +273,9 @@ class Engine:
             "networking_config": {"EndpointsConfig": {self._network_name: endpoint}},
             "host_config": api.create_host_config(
                 network_mode=self._network_name,
+                cgroupns="private",  # else /proc/1/cgroup names the engine where it still uses cgroups of version 1
                 cap_drop=["ALL"],
-                cap_add=list(CAPABILITIES),
+                cap_add=list(self._images.makeup(services).capabilities),
                 mem_limit=limits.memory_bytes,
                 pids_limit=limits.pids,
                 nano_cpus=int(limits.cpus * 1e9),

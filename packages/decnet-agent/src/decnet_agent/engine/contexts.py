@@ -1,7 +1,8 @@
 """The build contexts of decky images: where they lie and what identifies them.
 
     images/base/        what every decky shares; built FROM the ROOTFS argument
-    images/<service>/   one service; built FROM the BASE argument, so that services stack
+    images/<service>/   one service; built FROM the BASE argument, so that services stack; its contract.toml says what
+                        it needs and offers (`decnet_agent.contracts`)
 
 An image for a set of services is the base with each service's context on top, in sorted order. Its key is a hash
 over everything that it is made of, the image below included, and is kept in its label `context`: an image with the
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from decnet_agent.contracts import Contract, Makeup, makeup, read_contract
 from decnet_core.errors import ConfigError
 
 LABEL = "context"
@@ -38,6 +40,23 @@ class ImageContexts:
             )
         except OSError as cause:
             raise self._unreadable(cause) from cause
+
+    def contract(self, service: str) -> Contract:
+        """Read a service's contract.
+
+        Raises:
+            ConfigError: it is missing or breaks a rule.
+        """
+        return read_contract(self.folder(service))
+
+    def makeup(self, services: tuple[str, ...]) -> Makeup:
+        """Tell what a machine with these services needs and offers.
+
+        Raises:
+            ConfigError: a contract is missing or breaks a rule.
+            Conflict: they do not fit together.
+        """
+        return makeup([self.contract(service) for service in services])
 
     def folder(self, name: str) -> Path:
         """Where one context lies."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from decnet_agent.contracts import Makeup
 from decnet_agent.engine.contexts import BASE, LABEL, ImageContexts, image_tag
-from decnet_core.errors import NotFound, Unavailable
+from decnet_core.errors import ConfigError, Conflict, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -51,21 +52,35 @@ class EngineImages:
         present: set[tuple[str, ...]] = set()
         for services in set(service_sets):
             there = _key_of(_image(client, image_tag(services)))
+            if not known.issuperset(services) or not self._fits(services):
+                continue
             if base_key is None and there is not None:
                 keys[services] = there
-            elif base_key is not None and known.issuperset(services):
+            elif base_key is not None:
                 keys[services] = self._chain(services, base_key)[-1]
             if services in keys and keys[services] == there:
                 present.add(services)
         return keys, frozenset(present)
 
+    def makeup(self, services: tuple[str, ...]) -> Makeup:
+        """Tell what a machine with these services needs and offers; raises as `ImageContexts.makeup` does."""
+        return self._contexts.makeup(services)
+
     def build(self, client: DockerClient, services: tuple[str, ...]) -> None:
         """Make the image of a set.
 
         Raises:
-            NotFound: there is no base image and nothing to make one from.
+            NotFound: there is no base image and nothing to make one from, or no such service.
+            ConfigError: a service's contract breaks a rule.
+            Conflict: the services do not fit together.
             Unavailable: the build failed; the message holds its last words.
         """
+        if unknown := set(services) - self._contexts.services():
+            raise NotFound(
+                f"There is no service {', '.join(sorted(unknown))}",
+                f"There are: {', '.join(sorted(self._contexts.services()))}.",
+            )
+        self._contexts.makeup(services)
         base_key = self._base_key(client)
         if base_key is None:
             raise NotFound(
@@ -81,6 +96,14 @@ class EngineImages:
             if _key_of(_image(client, target)) != key:
                 self._build_one(client, services[count - 1], target, key, {"BASE": below})
             below = target
+
+    def _fits(self, services: tuple[str, ...]) -> bool:
+        try:
+            self._contexts.makeup(services)
+        except (ConfigError, Conflict) as error:
+            log.warning("image.refused", services=" ".join(services), reason=error.message)
+            return False
+        return True
 
     def _base_key(self, client: DockerClient) -> str | None:
         base = _image(client, self._base_image)

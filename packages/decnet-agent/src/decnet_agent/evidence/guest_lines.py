@@ -9,7 +9,9 @@ An attacker who has none yet chooses his user name, though, and it stands in the
 are read from their ends: sshd writes the address last, and a user that the machine knows has no space in his name.
 A sentence that can be read in two ways is a guest.line.
 
-Source: OpenSSH 9.2 auth.c (auth_log), packet.c, session.c; pam_unix; sudo's logging.c.
+A login by telnet that succeeded is told by the tap (login(1) says it of root alone, and pam_unix says no address).
+
+Source: OpenSSH 9.2 auth.c (auth_log), packet.c, session.c; pam_unix; sudo's logging.c; shadow 4.13 login.c; tcpd.
 """
 
 from __future__ import annotations
@@ -31,7 +33,14 @@ HOST_SERVICE = "host"
 
 _HEADER = re.compile(rb"<\d{1,3}>1 \d{4}-\d\d-\d\dT")
 
-_SERVICE_OF_PROGRAM = {"sshd": "ssh", "sshd-session": "ssh", "sftp-server": "ssh"}
+SERVICE_OF_PROGRAM = {
+    "sshd": "ssh",
+    "sshd-session": "ssh",
+    "sftp-server": "ssh",
+    "login": "telnet",
+    "telnetd": "telnet",
+}
+"""Whose lines are told as of a service; contracts name the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +78,7 @@ def read_line(line: bytes, *, at: datetime, decky: str, source: str, cursor: str
     return Event(
         at=at,
         decky=decky,
-        service=_SERVICE_OF_PROGRAM.get(program, HOST_SERVICE),
+        service=SERVICE_OF_PROGRAM.get(program, HOST_SERVICE),
         event_type=said.event_type,
         trust=Trust.GUEST,
         source=source,
@@ -105,6 +114,12 @@ _SESSION = re.compile(
     r"pam_unix\((?P<service>[\w.-]+):session\): session (?P<way>opened|closed) for user (?P<user>[^\s(]+)"
     r"(?:\(uid=\d+\))?(?: by (?P<by>.*))?"
 )
+# The user's name is in the middle, and login writes UNKNOWN for one that the machine does not know.
+_LOGIN_FAILED = re.compile(
+    r"FAILED LOGIN \(\d{1,9}\) on '/dev/[a-z0-9/]{1,32}' from '(?P<ip>[0-9A-Fa-f.:]{2,45})' "
+    r"FOR '(?P<user>[^']*)', [^',]*"
+)
+_CONNECT = re.compile(r"connect from \S{1,255} \((?P<ip>[0-9A-Fa-f.:]{2,45})\)")
 # The atomic groups take the first "USER=" and "COMMAND=" for good: trying each of a thousand takes 50 ms, and any
 # user of a decky can log such lines. A folder with such a name makes the sentence ambiguous, hence a guest.line.
 _SUDO = re.compile(
@@ -150,6 +165,22 @@ def _read_auth(words: str) -> Said:
     return _from_peer(EventType.LOGIN_FAILED, match, fields)
 
 
+def _read_login(words: str) -> Said:
+    match = _LOGIN_FAILED.fullmatch(words)
+    if match is None or not _is_address(match["ip"]):
+        return _read_other(words)
+    known = match["user"] != "UNKNOWN"
+    fields = {"user": match["user"], "method": "password", "known_user": "true" if known else "false"}
+    return Said(EventType.LOGIN_FAILED, fields, match["ip"])
+
+
+def _read_telnetd(words: str) -> Said:
+    match = _CONNECT.fullmatch(words)
+    if match is None or not _is_address(match["ip"]):
+        return _OTHER
+    return Said(EventType.CONNECTION_OPENED, {}, match["ip"])
+
+
 def _read_sudo(words: str) -> Said:
     match = _SUDO.fullmatch(words)
     if match is None:
@@ -174,6 +205,8 @@ def _read_other(words: str) -> Said:
 _READERS: Mapping[str, Callable[[str], Said]] = {
     "sshd": _read_sshd,
     "sshd-session": _read_sshd,  # OpenSSH 9.8 and later
+    "login": _read_login,
+    "telnetd": _read_telnetd,
     "sudo": _read_sudo,
 }
 

@@ -1,1 +1,1 @@
-"""What a decky gets before it first starts: accounts, passwords' hashes, host keys."""
+"""What a decky gets before it first starts: accounts, passwords' hashes, host keys, and a life."""

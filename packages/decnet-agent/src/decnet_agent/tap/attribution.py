@@ -4,12 +4,13 @@ A table of processes follows every fork, exec and exit in the deckies. A child b
 stays in it when the parent is gone, when it becomes a daemon and when it takes another name: nothing that a process
 does to itself changes where it came from.
 
-A session begins where an SSH server's process holds an established connection to a port that its machine listens on:
-the server's child for one connection. So a server that an attacker restarts from within a session still gives each
+A session begins where a server's process (`SERVERS`) holds an established connection to a port that its machine listens
+on: the server's child for one connection. So a server that an attacker restarts from within a session still gives each
 later visitor a session of their own; and a process that only calls itself `sshd` and connects outward gives none.
 
 Marks that a process carries and hands to its children:
-- `serving`: still the SSH server's own code. It is lost for ever at the first exec of anything but the server's files.
+- `serving`: still the server's own code: sshd and its helpers, or what inetd starts for telnet, down to login. It is
+  lost for ever at the first exec of anything but the server's files.
 - `starting`: a login shell before its first prompt, and what it runs (profile scripts); the server's greeting helpers.
 
 Bounded: the oldest ended processes are forgotten first, then the oldest of all.
@@ -18,9 +19,10 @@ Bounded: the oldest ended processes are forgotten first, then the oldest of all.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, replace
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import Any
 
 from decnet_agent.tap.decoding import Flow, Record, arguments, readable
@@ -33,8 +35,20 @@ MAX_ENDED = 16_384
 LINEAGE = 6
 """Names in a writer's chain: process, shell, and the server's few."""
 
-SERVER_NAMES = frozenset({b"sshd", b"sshd-session", b"sshd-auth"})
-SERVER_FILES = frozenset({b"/usr/sbin/sshd", b"/usr/lib/openssh/sshd-session", b"/usr/lib/openssh/sshd-auth"})
+SERVERS: Mapping[bytes, str] = MappingProxyType(
+    {
+        b"/usr/sbin/sshd": "ssh",
+        b"/usr/lib/openssh/sshd-session": "ssh",
+        b"/usr/lib/openssh/sshd-auth": "ssh",
+        b"/usr/sbin/tcpd": "telnet",
+        b"/usr/sbin/telnetd": "telnet",
+        b"/bin/login": "telnet",
+        b"/usr/bin/login": "telnet",
+    }
+)
+"""The files whose code serves a connection, and the service that they are of; contracts name the same."""
+SERVER_FILES = frozenset(SERVERS)
+SERVER_NAMES = frozenset(path.rpartition(b"/")[2] for path in SERVERS)
 
 _TICK_NS = 10_000_000
 """/proc tells start times in hundredths of a second on every Linux; the kernel's records know more."""
@@ -45,12 +59,13 @@ _GREETING = (b"sh", b"-c", b"/usr/bin/env -i PATH=")
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One connection to a decky's SSH server and all that came of it."""
+    """One connection to a decky's server and all that came of it."""
 
     id: str
     flow: Flow
     root: int
     """The connection's server process: its pid on the host."""
+    service: str = "ssh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +88,12 @@ class Process:
 
 
 def _write_session(session: Session) -> Any:
-    return [session.id, *astuple(session.flow), session.root]
+    return [session.id, *astuple(session.flow), session.root, session.service]
 
 
 def _read_session(data: Any) -> Session:
-    identity, *flow, root = data
-    return Session(str(identity), Flow(*flow), int(root))
+    identity, *flow, root, service = data if isinstance(data[-1], str) else [*data, "ssh"]  # the latter until 0.1
+    return Session(str(identity), Flow(*flow), int(root), str(service))
 
 
 def _write_process(process: Process) -> Any:
@@ -186,13 +201,13 @@ class ProcessTable:
         """Give the process that a record is about; one that was never seen before belongs to its parent's session."""
         return self._current(record)
 
-    def connected(self, process: Process, container_id: str, flows: Iterable[Flow]) -> Process:
-        """Take in which connections a server process holds to ports of its own machine."""
+    def connected(self, process: Process, container_id: str, flows: Iterable[Flow], service: str = "ssh") -> Process:
+        """Take in which connections a process of a service's server holds to ports of its own machine."""
         found = sorted(set(flows), key=lambda flow: (flow.dst_port, flow.src_ip, flow.src_port))
         if not found or (process.session is not None and process.session.flow in found):
             return process
         identity = f"{container_id}\0{process.decky_pid}\0{process.started_ns // _TICK_NS}"
-        session = Session(blake2b(identity.encode(), digest_size=8).hexdigest(), found[0], process.pid)
+        session = Session(blake2b(identity.encode(), digest_size=8).hexdigest(), found[0], process.pid, service)
         return self._keep(replace(process, session=session, serving=True, starting=False))
 
     def adopted(self, process: Process, session: Session) -> Process:

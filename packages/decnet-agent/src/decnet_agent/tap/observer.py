@@ -1,13 +1,16 @@
 """Turn the kernel's records into events: commands run, credentials tried, by whom.
 
-Only what belongs to a login session becomes an event. The decky's own daemons (init, cron, syslog, the SSH server
-itself) are machinery: a session is inherited, and only the SSH server's own program files count as the server (see
+Only what belongs to a login session becomes an event. The decky's own daemons (init, cron, syslog, the servers
+themselves) are machinery: a session is inherited, and only the servers' own program files count as servers (see
 `attribution`). But a daemon does what it finds written. So once a session has written where daemons take their orders
 (`_ORDERS`), all that they start from then on is that session's; and so is, anywhere, a program or a script that a
 session has written. Both are told with `startup`: nobody typed them.
 
 What a shell starts before its user saw a prompt (profile scripts) and the server's greeting helpers are told with the
 field `startup`, not hidden: an attacker may have written those files.
+
+sshd says itself who was let in. login(1) does not, but for root: so where a telnet session's process stops being the
+server's, that is told as `login.succeeded`.
 
 `interactive` is true for a line that was typed at a bash prompt, and false for a program that was executed, whether a
 typed line, a script or `ssh host command` made it run.
@@ -22,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from decnet_agent.tap import procs
-from decnet_agent.tap.attribution import SERVER_FILES, SERVER_NAMES, SESSIONS, Process, ProcessTable, Session
+from decnet_agent.tap.attribution import SERVER_NAMES, SERVERS, SESSIONS, Process, ProcessTable, Session
 from decnet_agent.tap.decoding import Flow, Record, arguments, command_line, decode, readable, typed_line
 from decnet_agent.tap.programs import PAM_USER, Kind
 from decnet_agent.tap.remembered import BYTES, PLAIN, Codec, Remembered
@@ -34,7 +37,7 @@ MAX_SESSIONS = 10_000
 _FAKE_PASSWORD = b"\b\n\r\x7fINCORRECT"
 """What OpenSSH gives PAM, repeated to the typed length, for a user that does not exist or may not log in."""
 
-_LOGIN_RECORDS = frozenset({"/run/utmp", "/var/log/wtmp", "/var/log/lastlog", "/var/log/btmp"})
+_LOGIN_RECORDS = frozenset({"/run/utmp", "/var/log/wtmp", "/var/log/lastlog", "/var/log/btmp", "/var/log/faillog"})
 _ORDERS = (
     "/etc/cron", "/var/spool/cron/", "/etc/inittab", "/etc/init.d/", "/etc/rc", "/etc/default/", "/etc/rsyslog",
     "/etc/logrotate", "/etc/ld.so.preload", "/etc/ssh/", "/etc/pam.d/",
@@ -192,7 +195,7 @@ class Observer:
         return Event(
             at=at,
             decky=decky.name,
-            service="ssh",
+            service=session.service if session else "ssh",
             event_type=event_type,
             trust=Trust.SENSOR,
             source="",
@@ -234,9 +237,12 @@ class Observer:
         return told
 
     def _executed(self, decky: Watched, record: Record) -> None:
+        before = self._table.current(record)
         process = self._look_at_server(self._table.executed(record), record)
         if process.session is not None and process.left_server_ns == record.at_ns:
             self._note_login(process.session.id, record.at_ns)
+        if before.serving and not process.serving and not before.left_server_ns:
+            self._let_in(decky, process, record)
         if process.session is None and not process.serving:
             author = self._author(record)
             process = process if author is None else self._table.adopted(process, author)
@@ -250,6 +256,13 @@ class Observer:
             "uid": str(record.uid),
         }
         self._command(decky, process, fields, record)
+
+    def _let_in(self, decky: Watched, process: Process, record: Record) -> None:
+        """Tell that a telnet session's user was let in: his login shell began, and no greeting helper before it."""
+        session = process.session
+        if session is not None and session.service == "telnet" and record.has_terminal and record.text.startswith(b"-"):
+            fields = {"user": self.user_of(process) or "", "method": "password"}
+            self._emit(self.event(decky, process, EventType.LOGIN_SUCCEEDED, fields, wall_time(record.at_ns)))
 
     def _author(self, record: Record) -> Session | None:
         """Find the session that made the machine start a program."""
@@ -291,19 +304,19 @@ class Observer:
         self._emit(self.event(decky, process, EventType.CREDENTIAL_TRIED, fields, wall_time(record.at_ns)))
 
     def _look_at_server(self, process: Process, record: Record) -> Process:
-        """Find out whether an SSH server's process serves a connection; others are not looked at.
+        """Find out whether a server's process serves a connection; others are not looked at.
 
         Which it serves was recorded when it began, if it is its standard input; else /proc knows, while it lives.
         """
         decky = self._deckies.get(record.namespace)
         if decky is None or record.name not in SERVER_NAMES:
             return process
-        program = self._procs.program_of(record.pid) or record.file
-        if program not in SERVER_FILES:
+        service = SERVERS.get(self._procs.program_of(record.pid) or record.file)
+        if service is None:
             return process
         if record.flow is not None and record.flow.dst_port in self._procs.served_ports(decky.pid1):
-            return self._table.connected(process, decky.container_id, {record.flow})
-        return self._table.connected(process, decky.container_id, self._procs.served_flows(record.pid))
+            return self._table.connected(process, decky.container_id, {record.flow}, service)
+        return self._table.connected(process, decky.container_id, self._procs.served_flows(record.pid), service)
 
     def _note_login(self, session: str, at_ns: int) -> None:
         if session not in self._logins:

@@ -14,6 +14,9 @@ from decnet_core.fleet import Account, DeckySpec
 from decnet_master import disguise
 from decnet_master.planning.requests import Placement
 
+SEED_BITS = 48
+"""Of who lives on a decky: two of ten thousand share one with a probability of 1 in 5 million."""
+
 
 class Draw:
     """Draws deckies, the same ones from the same seed.
@@ -43,6 +46,7 @@ class Draw:
     def _spec(self, name: str, services: tuple[str, ...], kind: disguise.Kind) -> DeckySpec:
         mac = disguise.mac_address(self._rng, kind.prefixes, self._macs)
         accounts = disguise.accounts(self._rng, self._accounts)
+        seed = self._rng.getrandbits(SEED_BITS)
         self._macs.add(mac)
         self._accounts.add(frozenset(accounts))
-        return DeckySpec(name=name, services=services, accounts=accounts, mac=mac)
+        return DeckySpec(name=name, services=services, accounts=accounts, mac=mac, seed=seed)
