@@ -165,7 +165,7 @@ def test_a_tap_that_is_killed_is_succeeded_in_the_middle_of_a_recording(site: Si
         shell.stdin.write(line)
         shell.stdin.flush()
         dead = taps
-        site.tap.wait_until(lambda dead=dead: bool(set(_taps(site)) - set(dead)), "another tap")
+        site.tap.wait_until(lambda dead=dead: bool(set(_taps(site)) - set(dead)), "another tap", timeout_secs=60)
         taps = _taps(site)
     got = shell.communicate(timeout=60)[0]
     found = Found(site, b"echo before-the-kill")

@@ -132,7 +132,7 @@ class Site:
             found.extend(event for event in list(self.collector.events) if matches(event))
             return bool(found)
 
-        self.tap.wait_until(reached, "matching event")
+        self.tap.wait_until(reached, "matching event", timeout_secs=60)
         check(found[0])
         return found[0]
 
