@@ -87,6 +87,8 @@ def test_everything_is_killed_in_the_middle_of_a_deploy_and_it_converges(swarm: 
     swarm.master.start()
     for worker in swarm.workers.values():
         worker.start()
+    for worker in swarm.workers.values():
+        worker.wait()
     swarm.wait_for_master()
 
     # Nobody asks for anything again: what was wanted is known, and each worker is made so.

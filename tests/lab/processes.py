@@ -18,7 +18,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 from decnet_core.errors import Unavailable
 from tests.lab import slots
 
+LEVEL_SECS = 60.0  # for what takes a second or two: a machine under load takes its time
 _POLL_SECS = 0.02  # a level is looked for fifty times a second: below what a test's time can show
 _ATTEMPT_SECS = 5.0  # one connection attempt
 
@@ -95,7 +96,7 @@ class Daemon:
             log.seek(self._log_start)
             return log.read().decode(errors="replace")
 
-    def wait_for_line(self, pattern: str, *, timeout_secs: float = 20.0) -> re.Match[str]:
+    def wait_for_line(self, pattern: str, *, timeout_secs: float = LEVEL_SECS) -> re.Match[str]:
         """Wait until the log of the present run holds a match of the regular expression, and return it."""
         found: list[re.Match[str]] = []
 
@@ -106,7 +107,7 @@ class Daemon:
         self.wait_until(seen, f"a log line like {pattern!r}", timeout_secs=timeout_secs)
         return found[0]
 
-    def wait_for_port(self, port: int, *, host: str = "127.0.0.1", timeout_secs: float = 20.0) -> None:
+    def wait_for_port(self, port: int, *, host: str = "127.0.0.1", timeout_secs: float = LEVEL_SECS) -> None:
         """Wait until something accepts TCP connections there."""
 
         def accepts() -> bool:
@@ -119,7 +120,7 @@ class Daemon:
         self.wait_until(accepts, f"a listener on {host}:{port}", timeout_secs=timeout_secs)
 
     def wait_for_http(
-        self, url: str, *, status: int = 200, context: ssl.SSLContext | None = None, timeout_secs: float = 20.0
+        self, url: str, *, status: int = 200, context: ssl.SSLContext | None = None, timeout_secs: float = LEVEL_SECS
     ) -> bytes:
         """Wait until a GET of the URL answers with the status, and return the body of that answer."""
         bodies: list[bytes] = []
@@ -136,7 +137,7 @@ class Daemon:
         self.wait_until(answers, f"{status} from {url}", timeout_secs=timeout_secs)
         return bodies[0]
 
-    def wait_until(self, reached: Callable[[], bool], level: str, *, timeout_secs: float = 20.0) -> None:
+    def wait_until(self, reached: Callable[[], bool], level: str, *, timeout_secs: float = LEVEL_SECS) -> None:
         """Wait until a level is reached.
 
         Raises:
@@ -160,14 +161,18 @@ class Daemon:
         process.kill()
         process.wait()
 
+    def ask_to_end(self) -> None:
+        """Send it SIGTERM if it runs, and wait for nothing."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
     def stop(self, *, timeout_secs: float = 20.0) -> int | None:
         """Ask it to end, insist after the timeout, reap it and its group, and return the exit code."""
         if self._process is None:
             return None
         try:
-            if self._process.poll() is None:
-                self._process.terminate()
-                self._process.wait(timeout_secs)
+            self.ask_to_end()
+            self._process.wait(timeout_secs)
         except subprocess.TimeoutExpired:
             pass  # the group is killed below
         finally:
@@ -185,6 +190,15 @@ class Daemon:
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "it was never started"
         return self._process
+
+
+def stop_all(daemons: Iterable[Daemon]) -> None:
+    """Stop daemons side by side: each takes its time to end, and none waits for another."""
+    asked = list(daemons)
+    for daemon in asked:
+        daemon.ask_to_end()
+    for daemon in asked:
+        daemon.stop()
 
 
 def free_port() -> int:

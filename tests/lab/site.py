@@ -15,7 +15,7 @@ from pathlib import Path
 from decnet_core.errors import Unavailable
 from tests.lab.headquarters import Headquarters
 from tests.lab.lan import Lan
-from tests.lab.processes import free_port
+from tests.lab.processes import free_port, stop_all
 from tests.lab.uncontain import uncontain
 
 _TAP_SECS = 30.0  # its programs are in the kernel within a second; a loaded machine takes its time
@@ -92,8 +92,7 @@ class Site(Headquarters):
 
     def stop(self) -> None:
         """End every process; the engine's owner removes the deckies."""
-        for daemon in (self.updater, self.agent, self.master):
-            daemon.stop()
+        stop_all((self.updater, self.agent, self.master))
         uncontain(self.lan.parent)
 
     def _configure_worker(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.headquarters import Headquarters
-from tests.lab.processes import Daemon
+from tests.lab.processes import Daemon, stop_all
 from tests.lab.worker_hosts import Backbone, WorkerHost
 
 _AGENT_PORT, _UPDATER_PORT = 8765, 8766  # every host has all its ports for itself
@@ -35,16 +35,14 @@ class Worker:
         return self.host.name
 
     def start(self) -> None:
-        """Start its daemons and wait until they answer."""
+        """Start its daemons; `wait` waits until they answer."""
         self.agent.start()
         self.updater.start()
+
+    def wait(self) -> None:
+        """Wait until its daemons answer."""
         self.agent.wait_for_port(_AGENT_PORT, host=str(self.host.address), timeout_secs=_UP_SECS)
         self.updater.wait_for_port(_UPDATER_PORT, host=str(self.host.address), timeout_secs=_UP_SECS)
-
-    def stop(self) -> None:
-        """End its daemons; its deckies go on."""
-        self.updater.stop()
-        self.agent.stop()
 
 
 class Swarm(Headquarters):
@@ -78,13 +76,13 @@ class Swarm(Headquarters):
             self._configure(worker.host)
             self.join(name, name)
             worker.start()
+        for worker in self.workers.values():
+            worker.wait()
         self.master.wait_until(self._all_tap, "answer of every worker with its tap", timeout_secs=_UP_SECS)
 
     def stop(self) -> None:
         """End every process; the engines' owner removes the deckies."""
-        for worker in self.workers.values():
-            worker.stop()
-        super().stop()
+        stop_all([self.master, *(each for one in self.workers.values() for each in (one.updater, one.agent))])
 
     def check(self) -> list[dict[str, Any]]:
         """Ask every active worker how it is; those that do not answer are in it too."""
