@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Collection
 from datetime import datetime
+from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import pytest
 
 from decnet_agent.containment.blocked import WINDOW_SECS
 from decnet_agent.containment.frames import read_frame
+from decnet_agent.containment.verifying import judge
+from decnet_agent.engine.escaping import parse_attempts
 from tests.containment.conftest import Ground
 from tests.containment.ground import Capture, Machine, greets, wait_until
 
@@ -151,3 +154,33 @@ def test_who_is_no_decky_any_more_may_say_nothing(ground):
     assert not greets(ground.lan, b.address, within_secs=0.5)
     asyncio.run(ground.guard.hold(ground.lan.parent, [b.pair]))
     assert greets(ground.lan, b.address)
+
+
+def test_what_verify_attacks_with_is_held_and_on_record(ground):
+    """The script itself; on a worker it runs in a container beside the decky."""
+    a, target = ground.a, ground.victim
+    script = files("decnet_agent.engine").joinpath("egress_probe.pl").read_text()
+    with Capture(ground.lan.attacker.netns) as capture:
+        done = subprocess.run(
+            a.argv("perl", "-e", script, str(target.address), "41000"), capture_output=True, timeout=60, check=True
+        )
+        fence(a, target, "verified")
+        capture.wait_for(lambda frame: b"verified" in frame)
+        arrived = delivered(capture, (a.mac, UNKNOWN_MAC), a)
+    assert arrived == []
+    met = parse_attempts(done.stdout)
+    assert met == {
+        **dict.fromkeys(("tcp", "udp", "dns", "icmp"), "silence"),
+        **dict.fromkeys(("raw-tcp", "raw-udp", "false-ip", "false-mac", "arp", "ipv6"), "sent"),
+    }
+
+    def told() -> set[int]:
+        return {each.target_port for each in asyncio.run(ground.guard.status("a")).tried}
+
+    wait_until(lambda: set(range(41000, 41006)) <= told(), "record of all six ports")
+    tried = asyncio.run(ground.guard.status("a")).tried
+    judged = {name: judge(how, tried, name, (target.address, 41000)) for name, how in met.items()}
+    assert judged == dict.fromkeys(met, "held")
+    assert judge("sent", [], "arp", (target.address, 41000)) == "got out"
+    assert judge("silence", [], "tcp", (target.address, 41000)) == "unproven"
+    assert judge("answered", tried, "tcp", (target.address, 41000)) == "got out"

@@ -106,7 +106,7 @@ async def _verify(settings: AgentSettings, target: IPv4Address | None) -> list[V
             met = await asyncio.to_thread(try_to_escape, settings.docker_host, images, decky.id, address, port)
             if is_sibling:
                 met.pop("false-mac", None)
-            verdicts += await _judge(guard, decky.labels[LABEL_DECKY], (address, port), met, before)
+            verdicts += await _judge_all(guard, decky.labels[LABEL_DECKY], (address, port), met, before)
             port += PORTS
     return verdicts
 
@@ -126,7 +126,26 @@ def _targets(
         yield sibling, True
 
 
-async def _judge(
+def judge(
+    met: str, tried: Sequence[Tried], attack: str, target: tuple[IPv4Address, int], before: Sequence[Tried] = ()
+) -> str:
+    """Judge an attempt: `held`, `got out` or `unproven`.
+
+    Args:
+        met: what it met.
+        tried, before: what the decky is on record with, afterwards and before.
+        attack: which attempt.
+        target: whom, and the first port.
+    """
+    about = _record_of(attack, *target)
+    frames = _frames(tried, about)
+    is_seen = frames > 0 and frames != _frames(before, about)  # fewer, where a minute has ended in between
+    if met == "answered" or (met == "sent" and not is_seen):
+        return "got out"
+    return "held" if is_seen else "unproven"
+
+
+async def _judge_all(
     guard: Guard, decky: str, target: tuple[IPv4Address, int], met: dict[str, str], before: Sequence[Tried]
 ) -> list[Verdict]:
     """Wait until all is on record that was kept back, for a while."""
@@ -135,22 +154,12 @@ async def _judge(
     while True:
         tried = (await guard.status(decky)).tried
         verdicts = [
-            Verdict(
-                decky, str(target[0]), name, how, result(how, seen=_frames(tried, *about) > _frames(before, *about))
-            )
+            Verdict(decky, str(target[0]), name, how, judge(how, tried, name, target, before))
             for name, how in met.items()
-            for about in [_record_of(name, *target)]
         ]
         if all(verdict.result == "held" for verdict in verdicts) or loop.time() >= deadline:
             return verdicts
         await asyncio.sleep(0.1)
-
-
-def result(met: str, *, seen: bool) -> str:
-    """Judge an attempt: what it met, and whether it was seen to be blocked."""
-    if met == "answered" or (met == "sent" and not seen):
-        return "got out"
-    return "held" if seen else "unproven"
 
 
 def _record_of(attack: str, target: IPv4Address, port: int) -> tuple[str, str, int | None]:
@@ -160,7 +169,8 @@ def _record_of(attack: str, target: IPv4Address, port: int) -> tuple[str, str, i
     return protocol, address, fixed if offset is None else port + offset
 
 
-def _frames(tried: Sequence[Tried], protocol: str, target: str, port: int | None) -> int:
+def _frames(tried: Sequence[Tried], about: tuple[str, str, int | None]) -> int:
+    protocol, target, port = about
     return sum(
         each.frames
         for each in tried
