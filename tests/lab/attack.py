@@ -3,6 +3,9 @@
 `visit` does what the bots and people who find an open port 22 do: two wrong passwords, a right one, a few commands
 typed into the shell, one command line given to ssh, and a file dropped. It returns an `Expectation` for each, with
 the moment of the keystroke, so that a watcher can say what is missing and how long each took.
+
+The wrong passwords are on their way while the rest goes on: PAM lets each wait for two seconds and more, and whoever
+guesses does so over many connections.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import select
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +72,13 @@ def visit(attacker: Attacker, target: Target, nonce: str) -> list[Expectation]:
         target: where, with an account that lets him in.
         nonce: a word that is in every command and file of this visit, so that its events can be told from all others.
     """
-    return [
-        *_guess(attacker, target, "root", f"wrong-{nonce}"),
-        *_guess(attacker, target, f"nobody-{nonce}", "wrong"),
-        *_type_commands(attacker, target, [f"id; echo {nonce}-one", f"uname -a # {nonce}-two", f"w # {nonce}-three"]),
-        *_drop_file(attacker, target, f"/tmp/.kit-{nonce}", f"#!/bin/sh\n# {nonce}\n".encode() * 40),
-    ]
+    commands = [f"id; echo {nonce}-one", f"uname -a # {nonce}-two", f"w # {nonce}-three"]
+    with ThreadPoolExecutor() as others:
+        known = others.submit(_guess, attacker, target, "root", f"wrong-{nonce}")
+        unknown = others.submit(_guess, attacker, target, f"nobody-{nonce}", "wrong")
+        typed = _type_commands(attacker, target, commands)
+        dropped = _drop_file(attacker, target, f"/tmp/.kit-{nonce}", f"#!/bin/sh\n# {nonce}\n".encode() * 40)
+        return [*known.result(), *unknown.result(), *typed, *dropped]
 
 
 def _guess(attacker: Attacker, target: Target, user: str, password: str) -> list[Expectation]:
