@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -50,6 +51,7 @@ class Screen:
         self._last_id = ""
         self._closing = threading.Event()
         self._connected = threading.Event()
+        self._socket: socket.socket | None = None
         self._thread = threading.Thread(target=self._follow, name="screen", daemon=True)
 
     def __enter__(self) -> Self:
@@ -68,8 +70,11 @@ class Screen:
     def close(self) -> None:
         """Stop watching."""
         self._closing.set()
-        self._client.close()
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # it has ended already
+                self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which a close would not
         self._thread.join(_CALL_SECS)
+        self._client.close()
 
     def get(self, path: str) -> Any:
         """GET a path of the API and return its JSON."""
@@ -121,6 +126,7 @@ class Screen:
         timeout = httpx.Timeout(_CALL_SECS, read=60.0)  # the stream sends a comment well within that
         with self._client.stream("GET", "/api/v1/stream", headers=headers, timeout=timeout) as answer:
             answer.raise_for_status()
+            self._socket = answer.extensions["network_stream"].get_extra_info("socket")
             self._connected.set()
             identifier, data = "", []
             for line in answer.iter_lines():
