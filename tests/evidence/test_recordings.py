@@ -80,17 +80,13 @@ def test_an_editor_at_a_terminal_that_is_resized(site: Site, tmp_path: Path) -> 
         terminal.see(b"/tmp/edited")
         terminal.type(b"ihidden in an editor\x1b:wq\r")
         terminal.see(b"written")
-        terminal.type(b"read -s -p 'Secret: ' x; echo\r")
-        terminal.see(b"Secret: ")
-        terminal.type(b"hunter-2\rexit\r")
+        terminal.type(b"exit\r")
         terminal.end()
     found = Found(site, b"sized-2")
     assert found.cast.shown in terminal.got
     assert (found.cast.header["width"], found.cast.header["height"]) == (91, 33)
     assert found.cast.of("r") == ["123x45"]
     assert b"hidden in an editor" in found.cast.typed
-    assert b"hunter-2" in found.cast.typed
-    assert b"hunter-2" not in found.cast.shown
     assert site.file("/tmp/edited").session == found.event.session
 
 
