@@ -28,11 +28,11 @@ async def until(reached: Callable[[], bool]) -> None:
 
 
 class Kernel:
-    """The writing end of a ring, in memory: the layout that `ring` describes, without the second mapping."""
+    """The writing end of a ring, in memory: the layout that `ring` describes. It never waits for room."""
 
     def __init__(self) -> None:
         fd = os.memfd_create("ring")
-        os.ftruncate(fd, 2 * mmap.PAGESIZE + 2 * RING_BYTES)
+        os.ftruncate(fd, 2 * mmap.PAGESIZE + RING_BYTES)
         self._memory = mmap.mmap(fd, 0)
         self._end = 0
         self.ring = Ring(fd, RING_BYTES)
@@ -40,17 +40,23 @@ class Kernel:
     def reserve(self, text: bytes) -> int:
         """Take a record's room, as a processor does before it writes; give the place."""
         at = self._end
-        data = 2 * mmap.PAGESIZE + at
-        self._memory[data : data + 8 + len(text)] = (len(text) | BUSY).to_bytes(4, "little") + bytes(4) + text
+        self._put(at, (len(text) | BUSY).to_bytes(4, "little") + bytes(4) + text)
         self._end += 8 + len(text) + 7 & ~7
         self._memory[mmap.PAGESIZE : mmap.PAGESIZE + 8] = self._end.to_bytes(8, "little")
         return at
 
     def submit(self, at: int) -> None:
         """Finish a record."""
-        data = 2 * mmap.PAGESIZE + at
+        data = 2 * mmap.PAGESIZE + at % RING_BYTES
         length = int.from_bytes(self._memory[data : data + 4], "little") & ~BUSY
         self._memory[data : data + 4] = length.to_bytes(4, "little")
+
+    def _put(self, at: int, data: bytes) -> None:
+        start = at % RING_BYTES
+        fits = min(len(data), RING_BYTES - start)
+        for place, piece in ((start, data[:fits]), (0, data[fits:])):
+            begin = 2 * mmap.PAGESIZE + place
+            self._memory[begin : begin + len(piece)] = piece
 
     def write(self, text: bytes) -> None:
         self.submit(self.reserve(text))
@@ -94,6 +100,17 @@ def test_what_stands_behind_an_unfinished_record_is_not_reached_before_that(kern
     assert reader.records.drain(end)
     assert reader.taken == [b"first", b"busy", b"writer"]
     assert not reader.records.drain()
+
+
+def test_a_record_that_wraps_is_given_whole(kernel: Kernel) -> None:
+    texts = [bytes([number % 251]) * (997 + number % 8) for number in range(3 * RING_BYTES // 1000)]
+    taken = []
+    for text in texts:
+        kernel.write(text)
+        taken += kernel.ring.read(1)
+        kernel.ring.consume()
+    assert kernel.ring.end > 3 * RING_BYTES
+    assert taken == texts
 
 
 def test_a_record_that_cannot_be_read_stops_none_behind_it(kernel: Kernel) -> None:

@@ -4,8 +4,10 @@ Reading and freeing are two steps: what was read stays in the ring until `consum
 leaves the records to the next reader of the same ring. A position counts the ring's bytes since it was made.
 
 Layout, mapped from the map's descriptor: one page whose first 8 bytes are our position (we write it), one page whose
-first 8 bytes are the kernel's, then the data twice in a row, so that a record never wraps. A record is a 4-byte length
-with two flag bits (busy, discarded), 4 bytes of no interest, and the data, padded to 8 bytes.
+first 8 bytes are the kernel's, then the data. The kernel offers the data twice in a row, so that no record wraps; we
+map it once and join the two pieces of a record that does, since each mapping counts as resident memory. A record is a
+4-byte length with two flag bits (busy, discarded), 4 bytes of no interest, and the data, padded to 8 bytes: the first 8
+never wrap.
 
 Source: the kernel's Documentation/bpf/ringbuf.rst.
 """
@@ -25,10 +27,11 @@ class Ring:
 
     def __init__(self, fd: int, size_bytes: int) -> None:
         self.fd = fd
+        self._size = size_bytes
         self._mask = size_bytes - 1
         page = mmap.PAGESIZE
         self._ours = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
-        self._theirs = mmap.mmap(fd, page + 2 * size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        self._theirs = mmap.mmap(fd, page + size_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         # Casting makes each read and write of a position one machine access.
         self._consumed = memoryview(self._ours).cast("Q")
         self._produced = memoryview(self._theirs)[:page].cast("Q")
@@ -51,7 +54,13 @@ class Ring:
                 return
             self.position += _HEADER_BYTES + (length & ~(_BUSY | _DISCARDED)) + 7 & ~7
             if not length & _DISCARDED:
-                yield bytes(self._data[start + 8 : start + 8 + length])
+                yield self._bytes((start + _HEADER_BYTES) & self._mask, length)
+
+    def _bytes(self, start: int, length: int) -> bytes:
+        wrapped = start + length - self._size
+        if wrapped <= 0:
+            return bytes(self._data[start : start + length])
+        return b"".join((self._data[start:], self._data[:wrapped]))
 
     @property
     def end(self) -> int:
