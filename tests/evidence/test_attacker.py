@@ -74,6 +74,9 @@ def test_another_shell_and_a_replaced_one_hide_nothing_from_the_recording(site: 
     assert found.cast.shown == got
     assert b"echo in-another-shell-$((40+2))\n" in found.cast.typed
     assert found.event.fields["user"] == "root"
+    site.tap.wait_until(lambda: site.tap.log_text().count("tap.probed_file_changed") == 2, "a probe of the new shell")
+    _root(site, b"echo typed-at-the-new-shell\nexit\n")
+    assert site.command("echo typed-at-the-new-shell", interactive="true").fields["user"] == "root"
 
 
 def test_a_fork_bomb_and_forged_lines_take_nothing_from_the_record(site: Site) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -157,7 +158,8 @@ def test_a_tap_that_is_killed_is_succeeded_in_the_middle_of_a_recording(site: Si
     site.command("echo before-the-kill", interactive="true")
     taps = _taps(site)
     for line in lines[1:]:
-        subprocess.run(["kill", "-KILL", *map(str, taps)], check=True)
+        for tap in taps:
+            os.kill(tap, signal.SIGKILL)
         shell.stdin.write(line)
         shell.stdin.flush()
         dead = taps

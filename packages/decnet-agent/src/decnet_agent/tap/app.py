@@ -50,8 +50,11 @@ from decnet_core.events import Event
 
 LIST_SECS = 0.25
 """How often the list of deckies is looked at: one stat(2)."""
-REFRESH_EVERY = 20
-"""… and every so many looks, what is probed in each decky."""
+ADOPT_EVERY = 20
+"""… and every so many looks, whether a decky that could not be watched can be now, and which are gone."""
+REFRESHED_AT_ONCE = 25
+"""Deckies whose probed files are looked at in one look, in turn: two opens each, some 50 microseconds. Who replaces his
+shell is probed anew before the next session logs in."""
 ALIVE_EVERY = 4
 """… and every so many, it is noted that a tap lives."""
 
@@ -83,6 +86,7 @@ class Tap:
         self._list = DeckyList(run_directory / "deckies.json")
         self._observer = Observer(self._emit)
         self._probes = KernelProbes(holdings)
+        self._refreshed = -1
         self._records = Records(self._probes, self._observer.take, self._commit)
         self._queue = FileQueue(holdings)
         self._holdings = holdings
@@ -202,10 +206,11 @@ class Tap:
             if listed is not None:
                 self._running = listed
                 await self._forget_others()
-            if listed is not None or looks % REFRESH_EVERY == 0:
+            if listed is not None or looks % ADOPT_EVERY == 0:
                 self._adopt()
-            if looks % REFRESH_EVERY == 0:
-                await self._refresh()
+            if looks % ADOPT_EVERY == 0:
+                await self._forget_restarted()
+            self._refresh_next()
             if looks % ALIVE_EVERY == 0:
                 self._memory.alive()
             for decky in self._watched.values():
@@ -285,11 +290,17 @@ class Tap:
         self._captures.forget(decky, self._observer.forget(decky.namespace))
         log.info("tap.decky_forgotten", decky=decky.name)
 
-    async def _refresh(self) -> None:
+    async def _forget_restarted(self) -> None:
         for decky in self._watched.values():
             if procs.namespace_of(decky.pid1) != decky.namespace:
                 await self._forget(decky)
-            else:
+
+    def _refresh_next(self) -> None:
+        deckies = list(self._watched.values())
+        for _ in range(min(REFRESHED_AT_ONCE, len(deckies))):
+            self._refreshed = (self._refreshed + 1) % len(deckies)
+            decky = deckies[self._refreshed]
+            if procs.namespace_of(decky.pid1) == decky.namespace:
                 self._probes.refresh(decky.namespace, decky.pid1, decky.name)
 
     def _tell_lost(self) -> None:

@@ -58,6 +58,7 @@ _PLACES = (
     _Place(_PAM, "pam_start", "pam_user"),
     _Place(_PAM, "pam_set_item", "pam_item"),
 )
+_FILES = {paths: [index for index, place in enumerate(_PLACES) if place.paths == paths] for paths in (_BASH, _PAM)}
 
 _TRACEPOINTS = (
     ("fork", "sched_process_fork", programs.forked),
@@ -157,13 +158,14 @@ class KernelProbes:
 
     def refresh(self, namespace: int, pid1: int, decky: str) -> None:
         """Set the uprobes of a decky, anew where its files changed; what cannot be probed is logged once."""
-        for index, place in enumerate(_PLACES):
+        for paths, indices in _FILES.items():
             try:
-                fd, path = _open_first(pid1, place.paths)
+                fd, path = _open_first(pid1, paths)
             except DecnetError:
                 fd, path = -1, ""
             try:
-                self._attach(namespace, index, decky, fd=fd, path=path)
+                for index in indices:
+                    self._attach(namespace, index, decky, fd=fd, path=path)
             finally:
                 if fd >= 0:
                     os.close(fd)
