@@ -254,7 +254,10 @@ def compared(truth: dict[str, list[str]], folder: Path, collecting: Collecting) 
     for name, said in truth.items():
         told = found.pop(name, [])
         occurs = Counter(told)
-        counts["lost"] += sum(1 for line in said if line not in occurs)
+        lost = [place for place, line in enumerate(said) if line not in occurs]
+        if lost:
+            print(f"{name}: lost {len(lost)} of {len(said)} lines, at {lost[:5]}: {said[lost[0]]}", file=sys.stderr)
+        counts["lost"] += len(lost)
         counts["duplicated"] += sum(times - 1 for times in occurs.values())
         counts["foreign"] += len(occurs.keys() - set(said))
         known = [line for line in dict.fromkeys(told) if line in set(said)]

@@ -194,15 +194,24 @@ class EngineWatch:
             raise RemoteProtocolError("The engine's description of a container is not what its API says")
         return document
 
-    async def console(self, container: str, *, tty: bool, since_ns: int) -> AsyncIterator[list[ConsoleLine]]:
-        """Follow a console from a time on (lines of that very nanosecond included) until the container ends.
+    async def console(
+        self, container: str, *, tty: bool, since_ns: int, follow: bool = True
+    ) -> AsyncIterator[list[ConsoleLine]]:
+        """Read a console from a time on, lines of that very nanosecond included.
+
+        Args:
+            container: its id.
+            tty: whether it has a terminal.
+            since_ns: the time, Unix time in nanoseconds.
+            follow: until the container ends, instead of what is recorded now. The engine may end the stream before
+                it has sent the last lines of a container that ends; they are in its record.
 
         Raises:
             NotFound: the container is gone.
             Unavailable: the engine went away.
         """
         seconds, nanos = divmod(since_ns, 10**9)
-        query = f"follow=1&stdout=1&stderr=1&timestamps=1&since={seconds}.{nanos:09d}"
+        query = f"follow={int(follow)}&stdout=1&stderr=1&timestamps=1&since={seconds}.{nanos:09d}"
         cutter = ConsoleLines(tty=tty)
         async with self._get(f"/containers/{container}/logs?{query}") as body:
             async for chunk in body:

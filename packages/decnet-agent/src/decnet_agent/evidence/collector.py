@@ -28,7 +28,7 @@ from decnet_agent.engine.watch import ConsoleLine, EngineWatch, SeenContainer
 from decnet_agent.evidence.appending import EventAppender
 from decnet_agent.evidence.console_cursor import Place
 from decnet_agent.evidence.guest_lines import HOST_SERVICE, read_line
-from decnet_core.errors import DecnetError, NotFound, RemoteProtocolError, Unavailable
+from decnet_core.errors import NotFound, RemoteProtocolError, Unavailable
 from decnet_core.events import Event, EventType, Trust
 from decnet_core.identity import is_host_name
 from decnet_core.pki.durable import replace_file
@@ -213,6 +213,7 @@ class _Follower:
             try:
                 await self._read_to_end()
                 delay_secs = RESUME_SECS
+                await self._wait_until_it_runs_again()
             except NotFound:
                 break
             except (Unavailable, RemoteProtocolError) as error:
@@ -221,8 +222,6 @@ class _Follower:
                 self._facts = None
                 await asyncio.sleep(delay_secs)
                 delay_secs = min(delay_secs * 2, LONGEST_RETRY_SECS)
-                continue
-            await self._wait_until_it_runs_again()
         self.at_end.set()
         self._appender.forget(self._source)
 
@@ -231,30 +230,30 @@ class _Follower:
         if facts is None:
             raise NotFound("The container is gone")
         self.at_end.clear()
+        await self._read(facts, follow=True)
+
+    async def _read(self, facts: Mapping[str, Any], *, follow: bool) -> None:
         place = Place(self._appender.cursor(self._source))
         tty = bool(facts.get("Config", {}).get("Tty"))
-        async for lines in self._watch.console(self._id, tty=tty, since_ns=place.since_ns):
+        async for lines in self._watch.console(self._id, tty=tty, since_ns=place.since_ns, follow=follow):
             await self._appender.append(self._events(lines, place))
 
     async def _wait_until_it_runs_again(self) -> None:
         # The engine ends the stream when the container stops, and when itself stops: ask which it was.
         self._facts = None
-        facts = await self._facts_or_nothing()
+        facts = await self.facts()
         self._changed.set()
-        if facts is not None and facts.get("State", {}).get("Running"):
+        if facts is None:
+            raise NotFound("The container is gone")
+        if facts.get("State", {}).get("Running"):
             await asyncio.sleep(RESUME_SECS)
             return
         self._running = False
         self._may_run.clear()
-        if facts is not None:
-            self.at_end.set()
+        # Under load the engine ends the stream of a container that ends before it has sent the last lines.
+        await self._read(facts, follow=False)
+        self.at_end.set()
         await self._may_run.wait()
-
-    async def _facts_or_nothing(self) -> Mapping[str, Any] | None:
-        try:
-            return await self.facts()
-        except DecnetError:
-            return None
 
     def _events(self, lines: list[ConsoleLine], place: Place) -> list[Event]:
         events: list[Event] = []
