@@ -171,16 +171,13 @@ async def test_only_the_agent_renews(worker: AgentSettings, swarm: swarmctl.App,
         await ask(swarm, context_of(stored(worker, role)), request([role]))
 
 
-async def test_a_request_that_names_another_host_gets_the_askers_own(
-    worker: AgentSettings, swarm: swarmctl.App
-) -> None:
+async def test_a_request_that_names_another_host_is_refused(worker: AgentSettings, swarm: swarmctl.App) -> None:
     with capture_logs() as logs:
-        await ask(swarm, context_of(stored(worker)), request())
-        assert "request.overreached" not in [line["event"] for line in logs]
-        reply = await ask(swarm, context_of(stored(worker)), request(host="w2"))
-    assert reply.host == "w1"
-    told = [line["identity"] for line in logs if line["event"] == "request.overreached"]
-    assert sorted(told) == sorted(str(Identity(role, "w1")) for role in WORKER_ROLES)
+        with pytest.raises(TrustError, match="asks for another name or for rights"):
+            await ask(swarm, context_of(stored(worker)), request(host="w2"))
+        reply = await ask(swarm, context_of(stored(worker)), request())
+    told = [line["identities"] for line in logs if line["event"] == "request.overreached"]
+    assert told == [sorted(str(Identity(role, "w1")) for role in WORKER_ROLES)]
     leaf = load_certificates(reply.certificates[Role.AGENT].encode())[0]
     assert leaf.subject.rfc4514_string() == "CN=agent@w1"
 

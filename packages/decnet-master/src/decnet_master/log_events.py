@@ -22,7 +22,7 @@ CONTROL: dict[str, str] = {
     "identity.unrenewed": "the master's own certificate cannot be renewed now; it is tried again",
     "peer.refused": "a peer's certificate is of our CA and names no identity that may call",
     "renewal.refused": "somebody asked for new certificates and was refused",
-    "request.overreached": "a certificate request asked for another name or for rights, and got only what is its own",
+    "request.overreached": "a request asked for another name or rights: refused to a worker, ignored for an operator",
     "controller.refused": "somebody on this machine asked the controller without its secret; `untold` others before",
     "token.revoked": "the operator revoked a join token",
     "operator.let_in": "somebody on the master let an operator in: it may steer from elsewhere with its certificate",

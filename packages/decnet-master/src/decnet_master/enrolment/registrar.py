@@ -54,7 +54,8 @@ class Registrar:
             now: aware UTC.
 
         Raises:
-            TrustError: the token is not known, was revoked, has ended or was used for other keys.
+            TrustError: the token is not known, was revoked, has ended or was used for other keys, or a request asks for
+                more than the token's host gets; the token stays good.
             RemoteProtocolError: a certificate request is missing, not wanted, or cannot be taken.
         """
         if Role.AGENT not in request.csrs:
@@ -64,6 +65,7 @@ class Registrar:
         digest = hashlib.sha256("\n".join(f"{role}={key}" for role, key in sorted(keys.items())).encode()).hexdigest()
 
         def issue(host: str) -> Redemption:
+            _refuse_greed(host, request.csrs)
             issued = [
                 self._issuer.issue(csr, Identity(role, host), _ips(address), now) for role, csr in request.csrs.items()
             ]
@@ -85,7 +87,6 @@ class Registrar:
         reply = await self._store.hosts.redeem(request.token_id, hash_secret(request.secret), digest, now, issue)
         host = JoinReply.model_validate_json(reply).host
         log.info("host.enrolled", host=host, address=address)
-        _tell_greed(host, request.csrs)
         return reply
 
     async def renew(self, peer: Peer, request: RenewRequest, now: datetime) -> RenewReply:
@@ -97,12 +98,14 @@ class Registrar:
             now: aware UTC.
 
         Raises:
-            TrustError: the peer is no agent, its host is not active, or its certificate is not current.
+            TrustError: the peer is no agent, its host is not active, its certificate is not current, or a request
+                asks for more than its host gets.
             RemoteProtocolError: a certificate request is not wanted, or cannot be taken.
         """
         host = peer.identity.host
         csrs = {str(Identity(role, host)): csr for role, csr in request.csrs.items()}
         keys = {str(Identity(role, host)): key for role, key in _keys(request.csrs).items()}
+        _refuse_greed(host, request.csrs)
 
         def issue(missing: frozenset[str], address: str | None) -> tuple[IssuedCertificate, ...]:
             return tuple(
@@ -114,7 +117,6 @@ class Registrar:
             peer.identity, peer.fingerprint, keys, now, issue, address=_address(peer.address)
         )
         log.info("certificates.renewed", host=host, identities=sorted(keys), issued=renewed.issued)
-        _tell_greed(host, request.csrs)
         return RenewReply(
             host=host,
             ca_pem=self._issuer.authorities.trusted_pem.decode(),
@@ -140,11 +142,21 @@ def _keys(csrs: Mapping[Role, str]) -> dict[Role, str]:
     return {role: key_digest(csr) for role, csr in csrs.items()}
 
 
-def _tell_greed(host: str, csrs: Mapping[Role, str]) -> None:
-    for role, csr in csrs.items():
-        identity = Identity(role, host)
-        if asks_for_more(csr.encode(), identity):
-            log.warning("request.overreached", identity=str(identity))
+def _refuse_greed(host: str, csrs: Mapping[Role, str]) -> None:
+    """Refuse requests that ask for another name or for rights: none would be granted, and no program of ours asks.
+
+    Raises:
+        TrustError: one does.
+    """
+    greedy = [
+        str(Identity(role, host)) for role, csr in csrs.items() if asks_for_more(csr.encode(), Identity(role, host))
+    ]
+    if greedy:
+        log.warning("request.overreached", identities=sorted(greedy))
+        raise TrustError(
+            f"The certificate request for {min(greedy)} asks for another name or for rights",
+            "Join with `decnet-agent join`; if it was that which asked, this host's programs are not ours.",
+        )
 
 
 def _address(text: str) -> str:
