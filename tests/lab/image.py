@@ -5,8 +5,8 @@
 
 What an image is made of is hashed (files, modes, the image below it) into its label `context`; an image with the
 right label is left alone, so a warm call costs a few milliseconds. What was built is also kept as one archive in
-`<cache>/images`, from which the engine of another slot, or an emptied one, is filled in seconds. Builders take turns
-by a lock.
+`<cache>/images`, from which the engine of another slot, or an emptied one, is filled in seconds. The archive holds
+every tag above: an engine that loaded them has the same names as one that built them. Builders take turns by a lock.
 
 `DECNET_LAB_MIRROR` names the Debian mirror of an air-gapped site; without it mmdebstrap takes Debian's own. Nothing
 is pulled from a registry.
@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import docker
@@ -76,13 +76,9 @@ def ensure_images(engine: LabEngine, progress: Progress | None = None) -> str:
                 progress("Loading the decky images into the engine")
                 with archive.open("rb") as stream:
                     client.images.load(stream)
-                # images below it of an older make would lead an agent to build on them
-                for stale in (BASE_TAG, ROOTFS_TAG):
-                    with suppress(ImageNotFound):
-                        client.images.remove(stale, force=True)
             if not _has_all(client, keys):
                 _build_all(client, keys, progress)
-                _keep(client, archive, progress)
+                _keep(client, keys, progress)
                 client.images.prune(filters={"dangling": True})
     except APIError as error:
         raise MissingPart(
@@ -132,7 +128,7 @@ def _keys() -> _Keys:
 
 
 def _archive(keys: _Keys) -> Path:
-    return _folder() / f"decky-{keys[BOTH_TAG][:16]}.tar"
+    return _folder() / f"decky-all-{keys[BOTH_TAG][:16]}.tar"
 
 
 def _context_key(folder: Path, below: str) -> str:
@@ -147,7 +143,7 @@ def _context_key(folder: Path, below: str) -> str:
 
 
 def _has_all(client: docker.DockerClient, keys: _Keys) -> bool:
-    return all(_has(client, tag, keys[tag]) for tag in (SSH_TAG, BOTH_TAG))
+    return all(_has(client, tag, keys[tag]) for tag in keys)
 
 
 def _has(client: docker.DockerClient, tag: str, key: str) -> bool:
@@ -216,15 +212,16 @@ def _build(
         ) from error
 
 
-def _keep(client: docker.DockerClient, archive: Path, progress: Progress) -> None:
+def _keep(client: docker.DockerClient, keys: _Keys, progress: Progress) -> None:
     progress("Keeping the decky images for other engines")
     for old in _folder().glob("decky-*.tar"):
         old.unlink()
+    archive = _archive(keys)
     partial = archive.with_suffix(".partial")
     with partial.open("wb") as stream:
         # the library saves one image at a time, and each with all that it stands on
         url = f"{client.api.base_url}/v{client.api.api_version}/images/get"
-        saved = client.api.get(url, params={"names": [SSH_TAG, BOTH_TAG]}, stream=True)
+        saved = client.api.get(url, params={"names": [ROOTFS_TAG, *keys]}, stream=True)
         saved.raise_for_status()
         for chunk in saved.iter_content(1 << 20):
             stream.write(chunk)

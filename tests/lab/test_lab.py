@@ -24,6 +24,7 @@ from docker.types import EndpointConfig, IPAMConfig, IPAMPool
 from decnet_core.errors import Unavailable
 from tests.lab import slots
 from tests.lab.engine import LabEngine
+from tests.lab.image import ensure_images
 from tests.lab.lan import Lan
 from tests.lab.lan import sweep as sweep_lans
 from tests.lab.postgres import PostgresCluster
@@ -143,6 +144,18 @@ class TestDecky:
             client.close()
         assert b"sshd_config" in found
         assert b"ssh_host" not in found
+
+    def test_an_engine_that_loads_the_images_has_the_names_of_one_that_built_them(self, lab_engine: LabEngine) -> None:
+        tags = ["decky-rootfs:bookworm", "decky-base:bookworm", "decky-ssh:bookworm", "decky-ssh-telnet:bookworm"]
+        client = lab_engine.client()
+        try:
+            made = {tag: client.images.get(tag).id for tag in tags}
+            for tag in tags[:2]:
+                client.images.remove(tag, noprune=True)
+            ensure_images(lab_engine)
+            assert {tag: client.images.get(tag).id for tag in tags} == made
+        finally:
+            client.close()
 
     def test_a_scanner_sees_the_packaged_openssh(self, lan: Lan) -> None:
         done = lan.attacker.run(["nmap", "-n", "-sV", "-p22", "--version-light", "-oG", "-", str(lan.host(11))])
