@@ -115,6 +115,48 @@ async def test_a_fleet_file_is_planned_applied_and_pruned(swarm: Swarm) -> None:
 
 
 @pytest.mark.slow
+async def test_a_decky_mutates_as_it_was_shown_and_the_file_leaves_it_so(swarm: Swarm) -> None:
+    agent = await swarm.worker("w1")
+    fixed = '[[decky]]\nname = "vault-01"\n[[decky]]\nname = "vault-02"\n'
+    assert (await swarm("apply", swarm.file(fixed))).code == 0
+    refused = await swarm("mutate", "vault-02")
+    assert refused.code == 5, refused
+    assert "vault-02 does not mutate now: fixed" in refused.err
+    path = swarm.file(fixed + 'sometimes = ["telnet"]\n')
+    told = await swarm("apply", path, "--dry-run")
+    assert "What `mutate` may do to them is another: vault-02." in told.out
+    sent = len(agent.shards)
+    assert (await swarm("apply", path)).code == 0
+    assert len(agent.shards) == sent, "no worker is told what may be"
+
+    assert (await swarm("mutate", "nobody")).code == 4
+    assert (await swarm("mutate", "--plan", "nonsense")).code == 2
+    plan = await swarm.json("mutate", "--dry-run", "--seed", "3")
+    assert plan == await swarm.json("mutate", "--dry-run", "--seed", "3")
+    (step,) = plan["steps"]
+    assert (step["action"], step["name"], step["services"]) == ("change", "vault-02", ["ssh", "telnet"])
+    asked = await swarm("mutate", "--seed", "3")
+    assert asked.code == 1, asked
+    assert "Make 1 anew (vault-02: ssh telnet)?" in asked.err
+    assert len(agent.shards) == sent
+    before = {decky["name"]: decky for decky in (await swarm.json("deckies"))["deckies"]}
+    done = await swarm.json("mutate", "--seed", "3", "--plan", plan["id"], "--yes")
+    assert done["changed"] == ["vault-02"]
+    after = {decky["name"]: decky for decky in (await swarm.json("deckies"))["deckies"]}
+    assert after["vault-01"] == before["vault-01"]
+    assert after["vault-02"]["services"] == ["ssh", "telnet"]
+    assert after["vault-02"]["phase"] == "running"
+    same = ("mac", "ip", "accounts", "host")
+    assert [after["vault-02"][key] for key in same] == [before["vault-02"][key] for key in same]
+    assert "mutated 20" in (await swarm("deckies")).out
+    assert "Nothing to change" in (await swarm("apply", path)).out
+    late = await swarm("mutate", "--yes", "--force")
+    assert late.code == 5, late
+    assert "1 fixed" in late.err
+    assert "1 mutated less than 7 days ago" in late.err
+
+
+@pytest.mark.slow
 async def test_faults_of_a_file_are_told_with_their_lines(swarm: Swarm) -> None:
     path = swarm.file(FLEET.replace("count", "cuont"))
     done = await swarm("apply", path)

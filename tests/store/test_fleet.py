@@ -9,6 +9,7 @@ from decnet_core.fleet import Account, DeckyPhase, DeckySpec, DeckyState, ShardR
 from decnet_master.store import Store
 from decnet_master.store.fleet import MAX_ERROR_CHARS
 from decnet_master.store.hosts import MAX_VERSION_CHARS
+from decnet_master.terms import FIXED, Terms
 from decnet_master.views import decky_list
 from tests.store.samples import NOW, enrol
 
@@ -200,3 +201,24 @@ async def test_what_is_seen_of_older_deckies_changes_nothing(store: Store) -> No
         seen = [("w1", first, state("d1", DeckyPhase.STOPPED)), ("w1", first, state("d2")), ("w9", first, state("d1"))]
         await store.fleet.observe(connection, seen)
     assert [(p.spec.name, p.phase) for p in await store.fleet.current()] == [("d1", DeckyPhase.STOPPED), ("d2", None)]
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_terms_are_placed_with_the_generation_or_not_at_all(store: Store) -> None:
+    first = await store.fleet.next_generation(NOW)
+    terms = Terms(("http", "telnet"), NOW)
+    await store.fleet.place(first, [("w1", spec("d1")), ("w2", spec("d2"))], {"d1": terms})
+    assert [decky.terms for decky in await store.fleet.current()] == [terms, FIXED]
+    second, third = [await store.fleet.next_generation(NOW) for _ in range(2)]
+    await store.fleet.place(third, [("w1", spec("d1"))])
+    assert [decky.terms for decky in await store.fleet.current()] == [terms], "nobody said otherwise"
+    with pytest.raises(Conflict):
+        await store.fleet.place(second, [("w1", spec("d1"))], {})
+    fourth = await store.fleet.next_generation(NOW)
+    with pytest.raises(Conflict):
+        await store.fleet.place(fourth, [("w1", spec("d1")), ("nowhere", spec("d3"))], {})
+    assert [decky.terms for decky in await store.fleet.current()] == [terms]
+    fifth = await store.fleet.next_generation(NOW)
+    await store.fleet.place(fifth, [("w1", spec("d1"))], {})
+    (decky,) = await store.fleet.current()
+    assert (decky.terms, decky.generation) == (FIXED, first), "its worker need not be told"

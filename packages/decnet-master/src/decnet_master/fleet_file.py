@@ -3,6 +3,7 @@
     [[decky]]                          # one decky
     name = "vault-01"
     services = ["ssh"]                 # this is also the default
+    sometimes = ["telnet"]             # `decnet-master mutate` may give it this, and take it again; none by default
     host = "w1"                        # on this worker
 
     [[group]]                          # files-01 to files-12
@@ -49,6 +50,7 @@ MAX_FAULT_CHARS = 300
 
 NamePrefix = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$")]
 _Services = Annotated[list[ServiceName], Field(min_length=1, max_length=32)]
+_Sometimes = Annotated[list[ServiceName], Field(max_length=31)]
 _Hosts = Annotated[list[HostName], Field(max_length=1000)]
 
 
@@ -57,6 +59,7 @@ class DeckyTable(Contract):
 
     name: HostName
     services: _Services = Field(default_factory=lambda: ["ssh"])
+    sometimes: _Sometimes = Field(default_factory=list)
     host: HostName | None = None
     labels: Labels = Field(default_factory=dict)
 
@@ -67,6 +70,7 @@ class GroupTable(Contract):
     prefix: NamePrefix
     count: Annotated[int, Field(ge=0, le=MAX_FLEET)]
     services: _Services = Field(default_factory=lambda: ["ssh"])
+    sometimes: _Sometimes = Field(default_factory=list)
     hosts: _Hosts = Field(default_factory=list)
     labels: Labels = Field(default_factory=dict)
 
@@ -165,10 +169,11 @@ def _syntax(name: str, text: str, cause: Exception) -> str:
 def _groups(document: _Document) -> Iterator[DeckyGroup]:
     for decky in document.decky:
         hosts = () if decky.host is None else (decky.host,)
-        yield DeckyGroup((decky.name,), tuple(decky.services), hosts, decky.labels)
+        yield DeckyGroup((decky.name,), tuple(decky.services), hosts, decky.labels, tuple(decky.sometimes))
     for group in document.group:
         names = group_names(group.prefix, group.count)
-        yield DeckyGroup(names, tuple(group.services), tuple(group.hosts), group.labels)
+        services, sometimes = tuple(group.services), tuple(group.sometimes)
+        yield DeckyGroup(names, services, tuple(group.hosts), group.labels, sometimes)
 
 
 def _looks_wrong(groups: Sequence[DeckyGroup]) -> bool:
@@ -177,7 +182,8 @@ def _looks_wrong(groups: Sequence[DeckyGroup]) -> bool:
 
 
 def _repeats(group: DeckyGroup) -> bool:
-    return len(set(group.services)) < len(group.services) or len(set(group.hosts)) < len(group.hosts)
+    services = (*group.services, *group.sometimes)
+    return len(set(services)) < len(services) or len(set(group.hosts)) < len(group.hosts)
 
 
 def _faults(document: _Document, lines: _Lines) -> Iterator[tuple[int, str]]:

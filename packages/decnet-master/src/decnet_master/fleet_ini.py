@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _COMMENT = re.compile(r"(?:^|\s)[#;].*")
-_LISTS = frozenset({"services", "hosts"})
+_LISTS = frozenset({"services", "sometimes", "hosts"})
 _TITLES = {"decky": "name", "group": "prefix"}
 _MAX_DIGITS = 9
 

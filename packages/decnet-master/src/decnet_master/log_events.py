@@ -39,6 +39,7 @@ CONTROL: dict[str, str] = {
     "controller.started": "the controller and the enrolment endpoint listen",
     "token.issued": "the operator asked for a join token",
     "shard.sent": "a worker took its part of the fleet and answered with a report",
+    "decky.mutated": "an operator let a decky gain or lose a service; its worker is sent that next",
     "shard.failed": "a worker did not take its part of the fleet; the desired state stays",
     "worker.went_away": "an agent did not answer several heartbeats in a row; it is an event too",
     "worker.answered_again": "an agent that was away answers again; it is an event too",

@@ -68,6 +68,8 @@ class DeckyView(Contract):
     contested_by: str | None = None
     unreachable_since: datetime | None = None
     host_status: str = "active"
+    sometimes: tuple[str, ...] = ()
+    mutated_at: datetime | None = None
 
 
 class DeckyList(Contract):
@@ -129,6 +131,8 @@ def decky_list(deckies: Iterable[PlacedDecky], beats: Mapping[str, Heartbeat]) -
                 contested_by=decky.contested_by,
                 unreachable_since=away.get(decky.host),
                 host_status=decky.host_status.value,
+                sometimes=decky.terms.sometimes,
+                mutated_at=decky.terms.mutated_at,
             )
             for decky in sorted(deckies, key=lambda decky: decky.spec.name)
         )

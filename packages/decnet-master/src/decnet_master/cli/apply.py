@@ -70,7 +70,13 @@ def _request(file: Path, *, prune: bool, plan: str | None) -> ApplyRequest:
     try:
         return ApplyRequest(
             groups=tuple(
-                GroupRequest(names=group.names, services=group.services, hosts=group.hosts, labels=dict(group.labels))
+                GroupRequest(
+                    names=group.names,
+                    services=group.services,
+                    hosts=group.hosts,
+                    labels=dict(group.labels),
+                    sometimes=group.sometimes,
+                )
                 for group in groups
             ),
             prune=prune,

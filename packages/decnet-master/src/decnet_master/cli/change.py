@@ -38,6 +38,8 @@ def show_notes(plan: FleetPlan) -> None:
     """Print what a plan leaves as it is though somebody might think otherwise."""
     if plan.undeclared:
         terminal.say(f"In the fleet and not declared: {_names(plan.undeclared)}; --prune removes them.")
+    if plan.allowed:
+        terminal.say(f"What `mutate` may do to them is another: {_names(plan.allowed)}.")
     for stray in plan.strays[:_SHOWN]:
         terminal.say(f"{stray.name} stays on {stray.host}: {stray.why}. To move it, tear it down and apply again.")
     if len(plan.strays) > _SHOWN:

@@ -12,7 +12,7 @@ from decnet_core.errors import DecnetError, Unavailable
 from decnet_core.pki.live import renewal_due
 from decnet_master.cli.connection import Connection, Progress
 from decnet_master.settings import MasterSettings
-from decnet_master.swarmctl.fleet_messages import ApplyRequest, FleetPlan
+from decnet_master.swarmctl.fleet_messages import ApplyRequest, FleetPlan, MutateRequest
 from decnet_master.swarmctl.messages import (
     BootstrapOffer,
     BundleReply,
@@ -159,6 +159,14 @@ class Controller(Connection):
     def apply(self, request: ApplyRequest, told: Progress | None = None) -> FleetReply:
         """Make the fleet what is declared; see `change`."""
         return self.change("/fleet/apply", request, told)
+
+    def plan_mutate(self, request: MutateRequest) -> FleetPlan:
+        """Ask what a mutation would do."""
+        return self.ask("POST", "/fleet/mutate/plan", FleetPlan, request)
+
+    def mutate(self, request: MutateRequest, told: Progress | None = None) -> FleetReply:
+        """Let deckies gain or lose a service; see `change`."""
+        return self.change("/fleet/mutate", request, told)
 
     def teardown(self, names: tuple[str, ...], told: Progress | None = None) -> FleetReply:
         """Remove deckies; no names mean all. See `change`."""

@@ -129,7 +129,9 @@ def _remark(decky: DeckyView) -> str | None:
         return decky.error
     if decky.contested_by is not None:
         return f"another machine, {decky.contested_by}, has its address too"
-    return None if decky.moved_from is None else f"not {decky.moved_from}: {decky.moved_because}"
+    if decky.moved_from is not None:
+        return f"not {decky.moved_from}: {decky.moved_because}"
+    return None if decky.mutated_at is None else f"mutated {decky.mutated_at:%Y-%m-%d %H:%M:%S}"
 
 
 def _logins(decky: DeckyView) -> str:

@@ -18,6 +18,7 @@ from decnet_master.cli import (
     evidence,
     fleet,
     journal,
+    mutate,
     operators,
     overview,
     pki,
@@ -45,7 +46,7 @@ def _application() -> typer.Typer:
         epilog=EXIT_CODES,
     )
     app.callback()(_common)
-    for room in (setup, daemons, fleet, apply, evidence, overview):
+    for room in (setup, daemons, fleet, apply, mutate, evidence, overview):
         room.add_to(app)
     app.add_typer(swarm.group(), name="swarm")
     app.add_typer(wheels.group(), name="bundle")

@@ -5,6 +5,7 @@
     draw       deckies that differ from all there are
     deploy     add to the fleet, take from it, cut it into shards
     whole      make the fleet what a file says
+    mutation   let some deckies gain or lose a service
     naming     the seed of a plan, and a plan's id
 
 Pure: the fleet that exists, the workers that are there and a seed go in, placements come out; the same input gives the
@@ -18,6 +19,7 @@ It reads no clock, no database and no network; `swarmctl` does, and sends the re
 from __future__ import annotations
 
 from decnet_master.planning.deploy import plan_deploy, plan_teardown, shards
+from decnet_master.planning.mutation import MutationRequest, plan_mutation
 from decnet_master.planning.naming import plan_id, seed_for
 from decnet_master.planning.requests import (
     MAX_FLEET,
@@ -37,12 +39,14 @@ __all__ = [
     "DeckyGroup",
     "FleetChange",
     "FleetRequest",
+    "MutationRequest",
     "NoWorkers",
     "Placement",
     "Stray",
     "plan_deploy",
     "plan_fleet",
     "plan_id",
+    "plan_mutation",
     "plan_teardown",
     "seed_for",
     "shards",

@@ -36,6 +36,8 @@ def plan_id(change: FleetChange) -> str:
     for what, placements in (("add", change.added), ("change", change.changed), ("remove", change.removed)):
         for line in _lines(what, placements):
             digest.update(line.encode())
+    for placement in change.allowed:
+        digest.update(f"allow {placement.decky.name} {' '.join(placement.terms.sometimes)}\n".encode())
     return digest.hexdigest()[:ID_CHARS]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from decnet_core.errors import DecnetError
 from decnet_core.fleet import MAX_DECKIES_PER_SHARD, DeckySpec
+from decnet_master.terms import FIXED, Terms
 
 MAX_FLEET = 10_000
 """Deckies of one fleet; the combinations of names, cards and accounts are far more."""
@@ -40,10 +41,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A decky and the worker that runs it."""
+    """A decky, the worker that runs it, and what it may become."""
 
     host: str
     decky: DeckySpec
+    terms: Terms = FIXED
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +74,14 @@ class DeckyGroup:
     Attributes:
         names: of the deckies; no other group has one of them.
         services, hosts, labels: as in a `FleetRequest`.
+        sometimes: services that a mutation may give to and take from them; none of `services`.
     """
 
     names: tuple[str, ...]
     services: tuple[str, ...] = ("ssh",)
     hosts: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    sometimes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class FleetChange:
         added: new deckies.
         changed: deckies that stay where they are and become something else.
         removed: deckies that go.
+        allowed: deckies that stay as they are and may become something else than before; no worker is told.
         kept: so many stay as they are.
         undeclared: names of those among them that nobody asked for.
         strays: deckies that stay where they would not be placed now.
@@ -105,6 +110,7 @@ class FleetChange:
     added: tuple[Placement, ...] = ()
     changed: tuple[Placement, ...] = ()
     removed: tuple[Placement, ...] = ()
+    allowed: tuple[Placement, ...] = ()
     kept: int = 0
     undeclared: tuple[str, ...] = ()
     strays: tuple[Stray, ...] = ()
@@ -116,7 +122,7 @@ class FleetChange:
 
     def of(self, current: Sequence[Placement]) -> tuple[Placement, ...]:
         """Return the fleet after it."""
-        changed = {placement.decky.name: placement for placement in self.changed}
+        changed = {placement.decky.name: placement for placement in (*self.allowed, *self.changed)}
         removed = {placement.decky.name for placement in self.removed}
         stay = (changed.get(there.decky.name, there) for there in current if there.decky.name not in removed)
         return (*stay, *self.added)

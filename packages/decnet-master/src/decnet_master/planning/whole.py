@@ -9,13 +9,15 @@ declares is removed only when that is asked for.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from decnet_core.errors import Conflict
 from decnet_master.planning.deploy import require_fleet
 from decnet_master.planning.draw import Draw
 from decnet_master.planning.requests import Candidate, DeckyGroup, FleetChange, Placement, Stray
 from decnet_master.planning.rooms import Rooms, some
+from decnet_master.terms import Terms
 
 
 def plan_fleet(
@@ -53,10 +55,12 @@ def plan_fleet(
     require_fleet(len(staying) + sum(len(names) for _, names in missing))
     rooms = Rooms(candidates, staying)
     changed = tuple(_changed(groups, there))
+    allowed = tuple(_allowed(groups, there, {placement.decky.name for placement in changed}))
     return FleetChange(
         added=tuple(_added(missing, rooms, Draw(seed, (*current, *lingering)), lingering)),
         changed=changed,
         removed=removed,
+        allowed=allowed,
         kept=len(staying) - len(changed),
         undeclared=() if prune else tuple(sorted(placement.decky.name for placement in undeclared)),
         strays=tuple(_strays(groups, there, rooms)),
@@ -83,16 +87,34 @@ def _added(
                 rooms.put(host)
             else:
                 host = rooms.take(group.hosts, group.labels)
-            yield Placement(host, draw.named(name, group.services))
+            yield Placement(host, draw.named(name, group.services), Terms(tuple(sorted(group.sometimes))))
 
 
 def _changed(groups: Sequence[DeckyGroup], there: dict[str, Placement]) -> Iterator[Placement]:
     for group in groups:
         for name in group.names:
             placement = there.get(name)
-            if placement is not None and set(placement.decky.services) != set(group.services):
-                spec = placement.decky.model_copy(update={"services": group.services})
-                yield Placement(placement.host, spec)
+            if placement is None:
+                continue
+            # What a mutation gave it stays as long as the file allows it.
+            has = placement.decky.services
+            services = (*group.services, *(service for service in has if service in group.sometimes))
+            if set(has) != set(services):
+                spec = placement.decky.model_copy(update={"services": services})
+                yield Placement(placement.host, spec, _terms(group, placement))
+
+
+def _allowed(
+    groups: Sequence[DeckyGroup], there: dict[str, Placement], changed: Collection[str]
+) -> Iterator[Placement]:
+    for group in groups:
+        for name in group.names:
+            if name in there and name not in changed and _terms(group, there[name]) != there[name].terms:
+                yield replace(there[name], terms=_terms(group, there[name]))
+
+
+def _terms(group: DeckyGroup, placement: Placement) -> Terms:
+    return Terms(tuple(sorted(group.sometimes)), placement.terms.mutated_at)
 
 
 def _strays(groups: Sequence[DeckyGroup], there: dict[str, Placement], rooms: Rooms) -> Iterator[Stray]:

@@ -9,7 +9,8 @@ generation than a decky's own change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,10 +21,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from decnet_core.errors import Conflict, LocalProtocolError
 from decnet_core.fleet import DeckyPhase, DeckySpec, DeckyState, ShardReport
+from decnet_master.store.derived_tables import sessions
 from decnet_master.store.engine import Database
 from decnet_master.store.joining import HostStatus
 from decnet_master.store.schema import deckies, generations, hosts
-from decnet_master.store.values import micros, original, storable
+from decnet_master.store.values import micros, moment, original, storable
+from decnet_master.terms import FIXED, Terms
 
 MAX_ERROR_CHARS = 1000
 """Of what a worker says about one decky: some sentences. It is a machine that attackers are led to."""
@@ -44,6 +47,7 @@ class PlacedDecky:
         error: why it is not running.
         moved_from, moved_because: the address that was wanted and that it has not, and why; as reported.
         contested_by: the MAC of another machine that has its address too; as reported.
+        terms: what it may become.
         generation: the desired state since which it is wanted as it is, or no longer wanted.
         host_status: where its worker stands.
     """
@@ -59,6 +63,7 @@ class PlacedDecky:
     moved_because: str | None = None
     contested_by: str | None = None
     host_status: HostStatus = HostStatus.ACTIVE
+    terms: Terms = FIXED
 
     @property
     def known_phase(self) -> DeckyPhase | None:
@@ -97,12 +102,18 @@ class Fleet:
             raise LocalProtocolError("The database gave no generation number")
         return number
 
-    async def place(self, generation: int, placements: Sequence[tuple[str, DeckySpec]]) -> None:
+    async def place(
+        self,
+        generation: int,
+        placements: Sequence[tuple[str, DeckySpec]],
+        terms: Mapping[str, Terms] | None = None,
+    ) -> None:
         """Replace the whole desired state.
 
         Args:
             generation: from `next_generation`.
             placements: host and decky; hosts are known, deckies' names differ.
+            terms: what each may become, by its name; one that is not there is fixed. None leaves all as they are.
 
         Raises:
             Conflict: a newer generation is placed already, a name occurs twice, or a host is not known.
@@ -116,6 +127,8 @@ class Fleet:
                     await connection.execute(text("LOCK TABLE deckies IN SHARE ROW EXCLUSIVE MODE"))
                 await _claim(connection, generation)
                 await _replace(connection, generation, placements)
+                if terms is not None:
+                    await _agree(connection, terms)
         except IntegrityError:
             raise Conflict("The fleet names a host that is not enrolled", "Enrol it, or leave it out.") from None
 
@@ -204,6 +217,12 @@ class Fleet:
                     [{"at_host": host, "at_name": name, "at_most": said[host].generation} for host, name in gone],
                 )
 
+    async def in_use(self, since: datetime) -> frozenset[tuple[str, str]]:
+        """Tell which deckies had a visitor: worker and name of each with an event of a session stored since then."""
+        query = select(sessions.c.worker, sessions.c.decky).where(sessions.c.received_at >= micros(since)).distinct()
+        async with self._database.read() as connection:
+            return frozenset((row.worker, row.decky) for row in await connection.execute(query))
+
     async def _list(self, *, desired: bool) -> list[PlacedDecky]:
         query = _rows().where(deckies.c.desired.is_(desired))
         async with self._database.read() as connection:
@@ -251,6 +270,32 @@ async def _replace(connection: AsyncConnection, generation: int, placements: Seq
         await connection.execute(insert(deckies), rows)
 
 
+async def _agree(connection: AsyncConnection, terms: Mapping[str, Terms]) -> None:
+    """Write the terms that differ; nobody's generation grows by it, for no worker is told."""
+    columns = deckies.c.host, deckies.c.name, deckies.c.sometimes, deckies.c.mutated_at
+    rows = (await connection.execute(select(*columns).where(deckies.c.desired))).all()
+    if changed := [row for row in rows if _terms(row) != terms.get(row.name, FIXED)]:
+        here = deckies.c.host == bindparam("at_host"), deckies.c.name == bindparam("at_name")
+        await connection.execute(
+            update(deckies).where(*here).values(sometimes=bindparam("new_words"), mutated_at=bindparam("new_at")),
+            [{"at_host": row.host, "at_name": row.name} | _written(terms.get(row.name, FIXED)) for row in changed],
+        )
+
+
+def _written(terms: Terms) -> dict[str, Any]:
+    return {
+        "new_words": json.dumps(terms.sometimes) if terms.sometimes else None,
+        "new_at": None if terms.mutated_at is None else micros(terms.mutated_at),
+    }
+
+
+def _terms(row: Any) -> Terms:
+    return Terms(
+        sometimes=() if row.sometimes is None else tuple(json.loads(row.sometimes)),
+        mutated_at=None if row.mutated_at is None else moment(row.mutated_at),
+    )
+
+
 def _rows() -> Select[Any]:
     query = select(deckies, hosts.c.status.label("host_status")).join(hosts, hosts.c.name == deckies.c.host)
     return query.order_by(deckies.c.host, deckies.c.name)
@@ -282,4 +327,5 @@ def _placed(row: Row[Any]) -> PlacedDecky:
         moved_because=None if row.moved_because is None else original(row.moved_because),
         contested_by=row.contested_by,
         host_status=HostStatus(row.host_status),
+        terms=_terms(row),
     )

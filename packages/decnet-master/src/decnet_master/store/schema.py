@@ -126,6 +126,8 @@ deckies = Table(
     Column("moved_from", Text),
     Column("moved_because", Text),
     Column("contested_by", Text),
+    Column("sometimes", Text),
+    Column("mutated_at", BigInteger),
     Index(None, "name"),
 )
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import structlog
 
 from decnet_core.errors import Conflict, NotFound
 from decnet_core.fleet import DeckyPhase
@@ -23,21 +25,29 @@ from decnet_master.planning import (
     DeckyGroup,
     FleetChange,
     FleetRequest,
+    MutationRequest,
     Placement,
     plan_deploy,
     plan_fleet,
     plan_id,
+    plan_mutation,
     plan_teardown,
     seed_for,
     shards,
 )
 from decnet_master.store import Host, PlacedDecky, Store
 from decnet_master.swarmctl.dispatch import Dispatcher
-from decnet_master.swarmctl.fleet_messages import ApplyRequest
+from decnet_master.swarmctl.fleet_messages import ApplyRequest, MutateRequest
 from decnet_master.swarmctl.hosts import active_hosts
 from decnet_master.swarmctl.messages import DeployRequest, FleetReply, TeardownRequest, WorkerResult
 from decnet_master.swarmctl.traits import candidate_of
 
+log = structlog.get_logger()
+
+IDLE = timedelta(hours=24)
+"""A decky without an event of a session for so long has no visitor. One who only thinks for a night has one."""
+
+Request = DeployRequest | ApplyRequest | MutateRequest
 Told = Callable[[WorkerResult], object]
 
 
@@ -50,12 +60,14 @@ class Present:
         current: what shall run.
         lingering: what shall no longer run and may.
         hosts: the workers that may be spoken to.
+        in_use: worker and name of each decky with a visitor; None where nobody asked.
     """
 
     generation: int
     current: Sequence[PlacedDecky]
     lingering: Sequence[PlacedDecky]
     hosts: Sequence[Host]
+    in_use: frozenset[tuple[str, str]] | None = None
 
     @property
     def fleet(self) -> tuple[Placement, ...]:
@@ -105,7 +117,7 @@ class Changes:
         self._secret = secret
         self._turn = asyncio.Lock()
 
-    async def look(self, request: DeployRequest | ApplyRequest) -> tuple[Present, FleetChange]:
+    async def look(self, request: Request) -> tuple[Present, FleetChange]:
         """Plan, and do nothing.
 
         Raises:
@@ -113,16 +125,23 @@ class Changes:
                 this is another.
         """
         present = await self._present()
+        if isinstance(request, MutateRequest):
+            present = replace(present, in_use=await self._in_use(request))
         # Ten thousand deckies take half a second, and workers are heard meanwhile.
         return present, await asyncio.to_thread(self._planned, request, present)
 
-    async def begin(self, request: DeployRequest | ApplyRequest) -> Begun:
+    async def begin(self, request: Request) -> Begun:
         """Plan and store; raises as `look` does."""
         async with self._turn:
             present, change = await self.look(request)
-            if not change.hosts and not present.unsettled:
+            if not change.hosts and not change.allowed and not present.unsettled:
                 return Begun(present.generation, change)
-            return await self._stored(change, present, present.unsettled)
+            begun = await self._stored(change, present, present.unsettled)
+        if isinstance(request, MutateRequest):
+            for placement in change.changed:
+                has = list(placement.decky.services)
+                log.info("decky.mutated", decky=placement.decky.name, worker=placement.host, services=has)
+        return begun
 
     async def begin_teardown(self, request: TeardownRequest) -> Begun:
         """Take deckies from the desired state.
@@ -178,13 +197,30 @@ class Changes:
         generation, _ = await fleet.of_workers(())
         return Present(generation, await fleet.current(), await fleet.lingering(), await active_hosts(self._store))
 
-    def _planned(self, request: DeployRequest | ApplyRequest, present: Present) -> FleetChange:
+    async def _in_use(self, request: MutateRequest) -> frozenset[tuple[str, str]]:
+        if request.force:
+            return frozenset()
+        if await self._store.derivation.is_behind():
+            raise Conflict(
+                "Sessions are being counted anew, so nobody knows which deckies are in use",
+                "Wait until `decnet-master db rebuild` is through, or --force.",
+            )
+        return await self._store.fleet.in_use(datetime.now(UTC) - IDLE)
+
+    def _planned(self, request: Request, present: Present) -> FleetChange:
         seed = seed_for(self._secret, present.generation, request.model_dump_json(exclude={"plan"}))
         candidates = list(map(candidate_of, present.hosts))
         lingering = _placements(present.lingering)
         if isinstance(request, ApplyRequest):
-            groups = [DeckyGroup(group.names, group.services, group.hosts, group.labels) for group in request.groups]
+            groups = [
+                DeckyGroup(group.names, group.services, group.hosts, group.labels, group.sometimes)
+                for group in request.groups
+            ]
             change = plan_fleet(groups, candidates, present.fleet, seed, lingering, prune=request.prune)
+        elif isinstance(request, MutateRequest):
+            mutation = MutationRequest(request.count, request.names, request.force)
+            active, in_use = {candidate.name for candidate in candidates}, present.in_use or ()
+            change = plan_mutation(mutation, active, present.fleet, in_use, seed=seed, now=datetime.now(UTC))
         else:
             wanted = FleetRequest(request.count, request.services, request.hosts, request.name_prefix, request.labels)
             added = plan_deploy(wanted, candidates, present.fleet, seed, lingering)
@@ -199,7 +235,9 @@ class Changes:
     async def _stored(self, change: FleetChange, present: Present, unsettled: frozenset[str]) -> Begun:
         fleet = change.of(present.fleet)
         generation = await self._store.fleet.next_generation(datetime.now(UTC))
-        await self._store.fleet.place(generation, [(placement.host, placement.decky) for placement in fleet])
+        placements = [(placement.host, placement.decky) for placement in fleet]
+        terms = {placement.decky.name: placement.terms for placement in fleet}
+        await self._store.fleet.place(generation, placements, terms)
         # One that is busy and whose deckies stay as they are is not among them: what does not change keeps its
         # generation, so that the report on the shard that it is working on counts.
         concerned = change.hosts | unsettled
@@ -216,7 +254,7 @@ class Changes:
 
 
 def _placements(deckies: Sequence[PlacedDecky]) -> tuple[Placement, ...]:
-    return tuple(Placement(decky.host, decky.spec) for decky in deckies)
+    return tuple(Placement(decky.host, decky.spec, decky.terms) for decky in deckies)
 
 
 def _names(placements: Sequence[Placement]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""The fleet over HTTP: deploy, apply, teardown, and what each would do; deckies.
+"""The fleet over HTTP: deploy, apply, mutate, teardown, and what each would do; deckies.
 
-    POST /fleet/deploy, /fleet/apply               change the fleet
-    POST /fleet/deploy/plan, /fleet/apply/plan     tell what that would do
+    POST /fleet/deploy, /fleet/apply, /fleet/mutate                    change the fleet
+    POST /fleet/deploy/plan, /fleet/apply/plan, /fleet/mutate/plan     tell what that would do
     POST /fleet/teardown
     GET  /fleet/deckies?host=&state=
 
@@ -24,7 +24,14 @@ from decnet_master.planning import FleetChange, Placement, plan_id
 from decnet_master.store import Store
 from decnet_master.swarmctl.changes import Begun, Changes, Present
 from decnet_master.swarmctl.dispatch import Dispatcher
-from decnet_master.swarmctl.fleet_messages import ApplyRequest, FleetPlan, FleetProgress, PlanStep, StrayView
+from decnet_master.swarmctl.fleet_messages import (
+    ApplyRequest,
+    FleetPlan,
+    FleetProgress,
+    MutateRequest,
+    PlanStep,
+    StrayView,
+)
 from decnet_master.swarmctl.messages import DeployRequest, FleetReply, TeardownRequest, WorkerResult
 from decnet_master.views import DeckyList, decky_list
 
@@ -66,6 +73,14 @@ def router(store: Store, dispatcher: Dispatcher, secret: str) -> APIRouter:
 
     @routes.post("/apply")
     async def apply(request: ApplyRequest, accept: Accept = "") -> Response:
+        return await _answer(changes, await changes.begin(request), accept)
+
+    @routes.post("/mutate/plan")
+    async def plan_mutate(request: MutateRequest) -> FleetPlan:
+        return _plan(*await changes.look(request))
+
+    @routes.post("/mutate")
+    async def mutate(request: MutateRequest, accept: Accept = "") -> Response:
         return await _answer(changes, await changes.begin(request), accept)
 
     @routes.post("/teardown")
@@ -111,6 +126,7 @@ def _plan(present: Present, change: FleetChange) -> FleetPlan:
         kept=change.kept,
         undeclared=change.undeclared,
         strays=tuple(StrayView(name=stray.name, host=stray.host, why=stray.why) for stray in change.strays),
+        allowed=tuple(sorted(placement.decky.name for placement in change.allowed)),
         unsettled=tuple(sorted(present.unsettled)),
     )
 

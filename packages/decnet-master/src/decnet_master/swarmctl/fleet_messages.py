@@ -11,6 +11,9 @@ from decnet_master.labels import Labels
 from decnet_master.planning import MAX_FLEET
 from decnet_master.swarmctl.messages import FleetReply, PlanId
 
+MAX_MUTATED = 100
+"""Deckies at a time. A fleet of which many change at once is seen to be one."""
+
 
 class GroupRequest(Contract):
     """Deckies that the fleet shall have, all of one kind."""
@@ -19,6 +22,7 @@ class GroupRequest(Contract):
     services: Annotated[tuple[ServiceName, ...], Field(min_length=1, max_length=32)] = ("ssh",)
     hosts: Annotated[tuple[HostName, ...], Field(max_length=1000)] = ()
     labels: Labels = Field(default_factory=dict)
+    sometimes: Annotated[tuple[ServiceName, ...], Field(max_length=31)] = ()
 
 
 class ApplyRequest(Contract):
@@ -29,6 +33,20 @@ class ApplyRequest(Contract):
 
     groups: Annotated[tuple[GroupRequest, ...], Field(max_length=MAX_FLEET)]
     prune: bool = False
+    plan: PlanId | None = None
+
+
+class MutateRequest(Contract):
+    """Let deckies gain or lose a service that the fleet file allows them `sometimes`.
+
+    With names it is all of them, or `count` of them; without it is one, or `count`. `force` takes also those in use.
+    Another `seed` draws others. With a `plan` it is done only if the plan would still be this one.
+    """
+
+    names: Annotated[tuple[HostName, ...], Field(max_length=MAX_MUTATED)] = ()
+    count: Annotated[int, Field(ge=1, le=MAX_MUTATED)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    force: bool = False
     plan: PlanId | None = None
 
 
@@ -60,6 +78,8 @@ class FleetPlan(Contract):
     undeclared: tuple[str, ...] = ()
     """Deckies that stay though they are not declared; `prune` removes them."""
     strays: tuple[StrayView, ...] = ()
+    allowed: tuple[str, ...] = ()
+    """Deckies that stay as they are, and that a mutation may make something else than before."""
     unsettled: tuple[str, ...] = ()
     """Workers that are not as they should be; they are sent their part again with whatever is done."""
 
