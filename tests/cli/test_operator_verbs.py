@@ -109,7 +109,7 @@ async def test_every_verb_that_asks_the_controller_does_so_from_elsewhere(house:
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in house.keys.rglob("key.pem"))
     assert not (house.folder / "laptop" / "data").exists(), "no file of the master's, above all not its secret"
     assert (await house.his("bundle", "build", "--wheels", str(fill(house.folder / "wheels")))).code == 0
-    fleet = house.file("fleet.toml", '[[decky]]\nname = "vault-01"\n')
+    fleet = house.file("fleet.toml", '[[decky]]\nname = "vault-01"\nsometimes = ["telnet"]\n')
     asked = set()
 
     async def run(*arguments: str, code: int = 0) -> Done:
@@ -136,8 +136,10 @@ async def test_every_verb_that_asks_the_controller_does_so_from_elsewhere(house:
         await run("deploy", "--count", "1", "--name-prefix", "web")
         await run("apply", fleet)
         assert agent.running.keys() == {"web-01", "vault-01"}
+        await run("mutate", "vault-01", "--force", "--yes")
         shown = json.loads((await run("deckies", "--state", "running", "--json")).out)["deckies"]
-        assert {decky["name"] for decky in shown} == {"web-01", "vault-01"}
+        offered = {decky["name"]: decky["services"] for decky in shown}
+        assert offered == {"web-01": ["ssh"], "vault-01": ["ssh", "telnet"]}
         whole = json.loads((await run("swarm", "show", "w1", "--json")).out)
         assert (whole["host"]["labels"], whole["host"]["capacity"]) == ({"site": "lab"}, 40)
         assert {decky["name"] for decky in whole["deckies"]} == {"web-01", "vault-01"}
