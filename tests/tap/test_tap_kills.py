@@ -24,14 +24,18 @@ import pytest
 from decnet_core.events import Event, EventType
 from tests.lab.engine import LabEngine
 from tests.lab.lan import Lan
-from tests.lab.processes import Daemon
+from tests.lab.processes import LEVEL_SECS, Daemon
 from tests.tap.lab_site import PASSWORD, PROGRAM, Site, tapped
 
 pytestmark = [pytest.mark.root, pytest.mark.docker, pytest.mark.slow]
 
 HOST_NUMBER = 32
 KILLS = 20
-WAIT_SECS = 30.0
+LINES = 1500
+"""Typed at most. A line takes 1.2 KiB of the terminals' ring, of which one terminal may have 2 MiB until it is read; on
+a machine that is busy with other things it may be that none of the killed taps lives long enough to read it."""
+TYPING_SECS = 0.01
+"""Between two lines, so that they last until the last kill: a pace, not a wait."""
 SUPERVISED = """
 import asyncio, sys
 from functools import partial
@@ -92,7 +96,7 @@ class Work:
         self._repeat("guess", step)
 
     def _type(self) -> None:
-        """One long session of typed lines, each after the answer to the one before."""
+        """One long session of typed lines, each a moment after the answer to the one before."""
         shell = self._site.shell()
         assert shell.stdin is not None
         assert shell.stdout is not None
@@ -107,10 +111,11 @@ class Work:
                 line = shell.stdout.readline()
                 assert line, "the shell ended"
                 seen += line
+            self._over.wait(TYPING_SECS if number + 1 < LINES else None)
 
         self._repeat("typed", step)
         shell.stdin.write(b"exit\n")
-        shell.communicate(timeout=WAIT_SECS)
+        shell.communicate(timeout=LEVEL_SECS)
 
 
 def child_of(daemon: Daemon) -> int | None:
@@ -127,7 +132,7 @@ class Killer:
 
     def kill(self, number: int) -> None:
         """Wait for the next tap, for the moment, and kill it."""
-        deadline = time.monotonic() + WAIT_SECS
+        deadline = time.monotonic() + LEVEL_SECS
         while (pid := child_of(self._site.tap)) is None:
             assert time.monotonic() < deadline, "no tap was started again"
         self._moments[number % len(self._moments)](pid)
@@ -154,7 +159,7 @@ class Killer:
 
     def _quarantining(self, _pid: int) -> None:
         partial = self._site.data / "quarantine" / "partial"
-        deadline = time.monotonic() + WAIT_SECS
+        deadline = time.monotonic() + LEVEL_SECS
         while not os.listdir(partial):  # noqa: PTH208 -- the quickest look
             assert time.monotonic() < deadline, "no file was quarantined"
 
@@ -218,7 +223,7 @@ def test_nothing_stays_in_the_kernel_when_the_supervisor_ends(site: Site) -> Non
     held = _held(site.tap)
     assert held
     site.tap.kill()
-    deadline = time.monotonic() + WAIT_SECS
+    deadline = time.monotonic() + LEVEL_SECS
     while _bpf_links() & held:
         assert time.monotonic() < deadline, "links outlive the supervisor"
 
