@@ -43,10 +43,12 @@ class LabEngine(Piece):
     Args:
         netns: path of a network namespace (/run/netns/NAME) that the engine lives in, for a worker of its own; None
         is ours.
+        places: the slots that it may take, the first free one.
     """
 
-    def __init__(self, *, netns: Path | None = None) -> None:
+    def __init__(self, *, netns: Path | None = None, places: range = _SLOTS) -> None:
         self._netns = netns
+        self._places = places
         self._slot: Slot | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.docker_host = ""
@@ -74,9 +76,9 @@ class LabEngine(Piece):
             return
         slots.require_root("a private Docker engine")
         dockerd = slots.require_program("dockerd", "docker.io")
-        self._slot = next(slots.free(slots.run_folder() / "engines", _SLOTS), None)
+        self._slot = next(slots.free(slots.run_folder() / "engines", self._places), None)
         if self._slot is None:
-            raise MissingPart(f"all {len(_SLOTS)} engines of the lab are in use", "End the other runs")
+            raise MissingPart(f"all {len(self._places)} engines of the lab are in use", "End the other runs")
         self._state.mkdir(parents=True, exist_ok=True)
         leftovers.clear(self._state, self._data, self._name)
         self._spawn(dockerd)
@@ -143,22 +145,23 @@ class LabEngine(Piece):
             client.close()
 
     @property
-    def _number(self) -> int:
+    def place(self) -> int:
+        """The number of the slot that it has."""
         assert self._slot is not None
         return self._slot.number
 
     @property
     def _name(self) -> str:
         """The engine's name within containerd."""
-        return f"decnet-lab-{self._number}"
+        return f"decnet-lab-{self.place}"
 
     @property
     def _state(self) -> Path:
-        return slots.run_folder() / str(self._number)
+        return slots.run_folder() / str(self.place)
 
     @property
     def _data(self) -> Path:
-        return slots.cache_folder() / "engines" / str(self._number)
+        return slots.cache_folder() / "engines" / str(self.place)
 
     def _check_given(self) -> None:
         try:

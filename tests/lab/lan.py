@@ -150,14 +150,21 @@ class Lan(Piece):
         netns: name of the network namespace that the parent interface lives in, for a worker of its own; it is there
             already, and outlives the segment. None is ours.
         interface: what the parent interface is called there; needs a namespace of its own.
+        places: the slots that it may take, the first free one.
     """
 
     def __init__(
-        self, *, worker_host: int | None = None, netns: str | None = None, interface: str | None = None
+        self,
+        *,
+        worker_host: int | None = None,
+        netns: str | None = None,
+        interface: str | None = None,
+        places: range = _SLOTS,
     ) -> None:
         self._worker_host = worker_host
         self._netns = netns
         self._interface = interface
+        self._places = places
         self._slot: Slot | None = None
 
     @property
@@ -190,7 +197,7 @@ class Lan(Piece):
         slots.require_program("ip", "iproute2")
         sweep()
         taken = _routed_subnets()
-        for slot in slots.free(_folder(), _SLOTS):
+        for slot in slots.free(_folder(), self._places):
             if not any(_subnet(slot.number).overlaps(other) for other in taken):
                 self._slot = slot
                 break

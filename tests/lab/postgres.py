@@ -38,10 +38,12 @@ class PostgresCluster(Piece):
 
     Args:
         durable: whether what is committed survives `kill`; costs a sync for each commit.
+        places: the slots that it may take, the first free one.
     """
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, places: range = _SLOTS) -> None:
         self._durable = durable
+        self._places = places
         self._folder: Path | None = None
         self._slot: Slot | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,9 +98,9 @@ class PostgresCluster(Piece):
         initdb, server = _binary("initdb"), _binary("postgres")
         temporary = Path(tempfile.gettempdir())
         locks = temporary / f"dlab-pg-locks-{os.geteuid()}"  # not in the run folder: this part needs no root
-        self._slot = next(slots.free(locks, _SLOTS), None)
+        self._slot = next(slots.free(locks, self._places), None)
         if self._slot is None:
-            raise MissingPart(f"all {len(_SLOTS)} clusters of the lab are in use", "End the other runs")
+            raise MissingPart(f"all {len(self._places)} clusters of the lab are in use", "End the other runs")
         self._folder = temporary / f"dlab-pg-{os.geteuid()}-{self._slot.number}"
         leftovers.end_all(f"{self._folder}/data", number=signal.SIGQUIT)
         shutil.rmtree(self._folder, ignore_errors=True)

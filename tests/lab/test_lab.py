@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import io
+import json
 import os
 import re
 import signal
@@ -45,6 +46,10 @@ MAC = "00:16:3e:5a:10:0b"
 NAME = "files02"
 LISTENING = "Server listening on 0.0.0.0"
 TMPFS = {"/run": "mode=755,size=64m", "/run/lock": "mode=1777,size=5m"}
+# What is told of one slot is looked at in slots that nobody takes who takes the first free one.
+ENGINES = range(12, 16)
+LANS = range(200, 255)
+CLUSTERS = range(24, 32)
 LINE = re.compile(r"<\d{1,3}>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00 (\S+) (\S+) (\d+|-) - - {1,2}(.*)")
 
 
@@ -148,12 +153,16 @@ class TestDecky:
     def test_an_engine_that_loads_the_images_has_the_names_of_one_that_built_them(self, lab_engine: LabEngine) -> None:
         tags = ["decky-rootfs:bookworm", "decky-base:bookworm", "decky-ssh:bookworm", "decky-ssh-telnet:bookworm"]
         client = lab_engine.client()
-        try:
-            made = {tag: client.images.get(tag).id for tag in tags}
+
+        def loaded() -> dict[str, str | None]:
             for tag in tags[:2]:
                 client.images.remove(tag, noprune=True)
             ensure_images(lab_engine)
-            assert {tag: client.images.get(tag).id for tag in tags} == made
+            return {tag: client.images.get(tag).id for tag in tags}
+
+        try:
+            kept = loaded()  # an engine of an earlier run may hold others that it once built from the same
+            assert loaded() == kept
         finally:
             client.close()
 
@@ -182,7 +191,7 @@ class TestDecky:
 @pytest.mark.root
 class TestPlaces:
     def test_two_segments_never_collide_and_both_go(self) -> None:
-        with Lan() as one, Lan(worker_host=2) as two:
+        with Lan(places=LANS) as one, Lan(worker_host=2, places=LANS) as two:
             assert not one.subnet.overlaps(two.subnet)
             with socket.create_server((str(two.host(2)), 0)) as server:
                 dial = f"import socket; socket.create_connection({server.getsockname()!r}, 5)"
@@ -192,7 +201,9 @@ class TestPlaces:
         assert not names & _places()
 
     def test_a_killed_owner_s_segment_is_removed_by_the_next(self) -> None:
-        owner = _python("from tests.lab.lan import Lan; lan = Lan(); lan.start(); print(lan.parent, flush=True)")
+        owner = _python(
+            f"from tests.lab.lan import Lan; lan = Lan(places={LANS}); lan.start(); print(lan.parent, flush=True)"
+        )
         assert owner.stdout is not None
         name = owner.stdout.readline().decode().strip()
         assert name in _places()
@@ -207,24 +218,25 @@ class TestPlaces:
     def test_a_killed_engine_is_cleared_by_the_next(self, daemon_too: bool) -> None:
         owner = _python(
             "from tests.lab.engine import LabEngine; from tests.lab.image import ensure_images;"
-            "from tests.lab.lan import Lan; lan = Lan(); lan.start(); engine = LabEngine(); engine.start();"
+            f"from tests.lab.lan import Lan; lan = Lan(); lan.start(); engine = LabEngine(places={ENGINES});"
+            "engine.start();"
             "tag = ensure_images(engine); client = engine.client();"
             "client.networks.create('left', driver='macvlan', options={'parent': lan.parent});"
             "inside = client.containers.run(tag, detach=True, tty=True, network='left');"
             "pid = client.api.inspect_container(inside.id)['State']['Pid'];"
-            "print(engine.docker_host, engine.pid, pid, flush=True)"
+            "print(engine.place, engine.pid, pid, flush=True)"
         )
         assert owner.stdout is not None
-        url, engine_pid, decky_pid = owner.stdout.readline().decode().split()
+        place, engine_pid, decky_pid = map(int, owner.stdout.readline().split())
         if daemon_too:
-            os.kill(int(engine_pid), signal.SIGKILL)
+            os.kill(engine_pid, signal.SIGKILL)
         _kill(owner)
         sweep_lans()
         for _ in range(2):
-            with LabEngine() as engine, Lan() as segment:
-                assert engine.docker_host == url, "its slot is free again"
-                assert not _runs(int(engine_pid))
-                assert not _runs(int(decky_pid))
+            # it comes up in that very slot only when that is free again
+            with LabEngine(places=range(place, place + 1)) as engine, Lan() as segment:
+                assert not _runs(engine_pid)
+                assert not _runs(decky_pid)
                 client = engine.client()
                 assert not client.containers.list(all=True)
                 client.networks.create("left", driver="macvlan", options={"parent": segment.parent})
@@ -235,11 +247,14 @@ class TestPlaces:
 
     def test_an_engine_leaves_the_machine_s_network_alone(self, lab_engine: LabEngine) -> None:
         assert lab_engine.docker_host.startswith("unix://")
-        interfaces = {path.name for path in Path("/sys/class/net").iterdir()}
         arguments = Path(f"/proc/{lab_engine.pid}/cmdline").read_bytes().split(b"\0")
         assert {b"--bridge=none", b"--iptables=false", b"--ip-forward=false"} <= set(arguments)
-        with LabEngine():
-            assert {path.name for path in Path("/sys/class/net").iterdir()} == interfaces
+        # On a machine of its own, for on this one others make interfaces meanwhile.
+        with Lan() as machine:
+            before = _interfaces(machine)
+            assert before == {"lo", "eth0"}
+            with LabEngine(netns=machine.attacker.netns):
+                assert _interfaces(machine) == before
 
 
 class TestDaemon:
@@ -289,7 +304,7 @@ class TestDaemon:
 @pytest.mark.postgres
 class TestPostgres:
     def test_it_answers_and_goes(self) -> None:
-        with PostgresCluster() as cluster:
+        with PostgresCluster(places=CLUSTERS) as cluster:
             folder, pid = cluster.socket_folder, cluster.pid
             assert cluster.create_database() != cluster.create_database()
             assert f"host={folder}" in cluster.url()
@@ -298,15 +313,16 @@ class TestPostgres:
 
     def test_a_killed_run_s_server_ends_and_its_folder_is_cleared(self) -> None:
         owner = _python(
-            "from tests.lab.postgres import PostgresCluster; c = PostgresCluster(); c.start();"
+            f"from tests.lab.postgres import PostgresCluster; c = PostgresCluster(places={CLUSTERS}); c.start();"
             "print(c.pid, c.socket_folder, flush=True)"
         )
         assert owner.stdout is not None
         pid, folder = owner.stdout.readline().decode().split()
         _kill(owner)
         _wait_for(lambda: not _runs(int(pid)), "the server's end")
-        with PostgresCluster() as cluster:
-            assert str(cluster.socket_folder) == folder, "its slot is free again"
+        place = int(folder.rpartition("-")[2])
+        with PostgresCluster(places=range(place, place + 1)) as cluster:  # it comes up: its slot is free again
+            assert str(cluster.socket_folder) == folder
         assert not Path(folder).exists()
 
 
@@ -396,6 +412,12 @@ def _wait_for(reached: Callable[[], object], level: str, timeout_secs: float = 2
     while not reached():
         assert time.monotonic() < deadline, f"no {level} in {timeout_secs:g} s"
         pause.wait(0.05)
+
+
+def _interfaces(machine: Lan) -> set[str]:
+    """Return the names of the interfaces where the attacker of a segment is."""
+    shown = machine.attacker.run(["ip", "-json", "link", "show"]).stdout
+    return {str(link["ifname"]) for link in json.loads(shown)}
 
 
 def _places() -> set[str]:
