@@ -17,9 +17,12 @@ import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,10 +30,13 @@ from urllib.parse import urlsplit
 
 from decnet_core.errors import Unavailable
 from tests.lab import slots
+from tests.lab.slots import MissingPart
 
 LEVEL_SECS = 60.0  # for what takes a second or two: a machine under load takes its time
 _POLL_SECS = 0.02  # a level is looked for fifty times a second: below what a test's time can show
 _ATTEMPT_SECS = 5.0  # one connection attempt
+_PORTS = range(20_000, 32_000)  # Linux gives from 32,768 on (ip_local_port_range)
+_BLOCK_PORTS = 300
 
 
 class Daemon:
@@ -202,10 +208,31 @@ def stop_all(daemons: Iterable[Daemon]) -> None:
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that was free a moment ago, for a daemon that cannot be told 0."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    """Return a TCP port of 127.0.0.1 that is free, for a daemon that cannot be told 0.
+
+    Nobody takes it before the daemon does, nor while that is down: it is of a block that this process owns (see
+    `slots`), below those that the kernel gives to whoever names none.
+
+    Raises:
+        MissingPart: all are taken.
+    """
+    block = _own_ports()
+    for port in islice(block, _BLOCK_PORTS):
+        with suppress(OSError):  # a daemon of ours still has it, or a program of the machine's
+            socket.create_server(("127.0.0.1", port)).close()
+            return port
+    raise MissingPart("no port is left of this run's own", "End daemons that are still running")
+
+
+@cache
+def _own_ports() -> Iterator[int]:
+    """Claim a block of ports until this process ends, and return them in turn for ever."""
+    locks = Path(tempfile.gettempdir()) / f"dlab-port-locks-{os.geteuid()}"  # not in the run folder: this needs no root
+    slot = next(slots.free(locks, range(len(_PORTS) // _BLOCK_PORTS)), None)
+    if slot is None:
+        raise MissingPart(f"all ports of {_PORTS} belong to runs of the lab", "End the other runs")
+    first = _PORTS.start + slot.number * _BLOCK_PORTS
+    return cycle(range(first, first + _BLOCK_PORTS))
 
 
 def _get(url: str, context: ssl.SSLContext | None) -> tuple[int, bytes]:
