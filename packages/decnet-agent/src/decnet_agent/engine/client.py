@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -72,6 +73,8 @@ _MAX_IMAGES = 64
 _SAID_CHARS = 500
 
 _SHM_BYTES = 64 << 20
+
+_THREADS_MAX = Path("/proc/sys/kernel/threads-max")
 
 # As on every Debian; without them pid files outlive a restart and daemons refuse to start.
 _TMPFS = {"/run": "mode=755,size=64m", "/run/lock": "mode=1777,size=5m"}
@@ -247,7 +250,7 @@ class Engine:
 
     def _container(self, client: DockerClient, decky: PlacedDecky, generation: int) -> dict[str, Any]:
         """Return the arguments of the engine's own create call."""
-        from docker.types import LogConfig  # noqa: PLC0415 - see above
+        from docker.types import LogConfig, Ulimit  # noqa: PLC0415 - see above
 
         api, spec, limits = client.api, decky.spec, self._limits
         endpoint = api.create_endpoint_config(ipv4_address=str(decky.ip), mac_address=decky.mac)
@@ -278,6 +281,7 @@ class Engine:
                 cap_add=list(self._images.makeup(services).capabilities),
                 mem_limit=limits.memory_bytes,
                 pids_limit=limits.pids,
+                ulimits=[Ulimit(name=name, soft=soft, hard=hard) for name, soft, hard in _resource_limits()],
                 nano_cpus=int(limits.cpus * 1e9),
                 shm_size=_SHM_BYTES,
                 tmpfs=dict(_TMPFS),
@@ -308,6 +312,16 @@ class Engine:
                 "Start Docker (`systemctl start docker`), let this user read its socket (group docker), "
                 "or set docker-host.",
             ) from cause
+
+
+def _resource_limits() -> list[tuple[str, int, int]]:
+    """Name, soft and hard limit of what the kernel gives the first process of a machine.
+
+    A container has the engine's own otherwise, often without bound: `ulimit` then tells it from a machine, and daemons
+    that close all descriptors when they start close a billion. Source: INR_OPEN_CUR, INR_OPEN_MAX, fork_init().
+    """
+    processes = int(_THREADS_MAX.read_text()) // 2
+    return [("nofile", 1024, 4096), ("core", 0, -1), ("nproc", processes, processes)]
 
 
 def _explained(doing: str, status: int | None, said: str) -> DecnetError:
