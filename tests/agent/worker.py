@@ -45,7 +45,13 @@ class Worker:
     """`with Worker(tmp_path, docker_host=…) as worker: worker.call("GET", "/health")`."""
 
     def __init__(
-        self, folder: Path, *, docker_host: str, lan: Mapping[str, object] | None = None, program: Path = PROGRAM
+        self,
+        folder: Path,
+        *,
+        docker_host: str,
+        lan: Mapping[str, object] | None = None,
+        program: Path = PROGRAM,
+        tap: bool = False,
     ) -> None:
         self.folder = folder
         self.ca = Ca.make()
@@ -65,7 +71,7 @@ class Worker:
         ini.write_text("[agent]\n" + "".join(f"{key} = {value}\n" for key, value in self.settings.items()))
         self.environment = {"DECNET_CONFIG": str(ini)}
         self.daemon = Daemon(
-            [str(program), "serve", "--no-forwarder", "--no-tap"],
+            [str(program), "serve", "--no-forwarder", *([] if tap else ["--no-tap"])],
             log_path=folder / "agent.out",
             env=self.environment,
         )

@@ -8,6 +8,9 @@ right label is left alone, so a warm call costs a few milliseconds. What was bui
 `<cache>/images`, from which the engine of another slot, or an emptied one, is filled in seconds. The archive holds
 every tag above: an engine that loaded them has the same names as one that built them. Builders take turns by a lock.
 
+Beside them stands `plain-debian:bookworm`, which nothing of ours has touched: what the deckies are compared with. It is
+made when somebody asks for it, and kept in an archive of its own.
+
 `DECNET_LAB_MIRROR` names the Debian mirror of an air-gapped site; without it mmdebstrap takes Debian's own. Nothing
 is pulled from a registry.
 
@@ -25,8 +28,9 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import docker
@@ -42,6 +46,7 @@ ROOTFS_TAG = f"decky-rootfs:{SUITE}"
 BASE_TAG = f"decky-base:{SUITE}"
 SSH_TAG = f"decky-ssh:{SUITE}"
 BOTH_TAG = f"decky-ssh-telnet:{SUITE}"
+PLAIN_TAG = f"plain-debian:{SUITE}"
 CONTEXTS = Path(__file__).resolve().parents[2] / "packages/decnet-agent/src/decnet_agent/images"
 
 _LABEL = "context"
@@ -49,6 +54,24 @@ _ROOTFS_SECS = 900  # measured 19 s; a slow mirror takes minutes
 _ROOTFS_RECIPE = b"mmdebstrap minbase 1"  # changes when the flags below do
 
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """An image: where it is built, and the argument by which its recipe takes the image that it stands on."""
+
+    tag: str
+    folder: Path
+    argument: str
+    below: str
+
+
+_DECKIES = (
+    _Step(BASE_TAG, CONTEXTS / "base", "ROOTFS", ROOTFS_TAG),
+    _Step(SSH_TAG, CONTEXTS / "ssh", "BASE", BASE_TAG),
+    _Step(BOTH_TAG, CONTEXTS / "telnet", "BASE", SSH_TAG),
+)
+_PLAIN = (_Step(PLAIN_TAG, Path(__file__).with_name("plain"), "ROOTFS", ROOTFS_TAG),)
 
 
 def ensure_images(engine: LabEngine, progress: Progress | None = None) -> str:
@@ -64,34 +87,20 @@ def ensure_images(engine: LabEngine, progress: Progress | None = None) -> str:
     Raises:
         MissingPart: mmdebstrap is missing, neither a mirror nor a kept archive is at hand, or the engine refuses.
     """
-    progress = progress or _silently
-    keys = _keys()
-    client = engine.client()
-    try:
-        if _has_all(client, keys):
-            return SSH_TAG
-        with _taking_turns():
-            archive = _archive(keys)
-            if archive.exists():
-                progress("Loading the decky images into the engine")
-                with archive.open("rb") as stream:
-                    client.images.load(stream)
-            if not _has_all(client, keys):
-                _build_all(client, keys, progress)
-                _keep(client, keys, progress)
-                client.images.prune(filters={"dangling": True})
-    except APIError as error:
-        raise MissingPart(
-            f"the engine at {engine.docker_host} refused: {error.explanation or error}", "Read the engine's log"
-        ) from error
-    finally:
-        client.close()
+    _ensure(engine, _DECKIES, progress or _silently)
     return SSH_TAG
+
+
+def ensure_plain_image(engine: LabEngine) -> str:
+    """Bring the engine to hold a plain Debian with sshd and telnetd; return its tag, and raise as `ensure_images`."""
+    ensure_images(engine)  # the root file system under both is one image
+    _ensure(engine, _PLAIN, _silently)
+    return PLAIN_TAG
 
 
 def is_prepared() -> bool:
     """Tell whether the archive of the current images is at hand, without asking an engine."""
-    return _archive(_keys()).exists()
+    return _archive(_DECKIES).exists()
 
 
 def main() -> int:
@@ -116,19 +125,41 @@ def _folder() -> Path:
     return slots.cache_folder() / "images"
 
 
-_Keys = dict[str, str]
+def _ensure(engine: LabEngine, steps: Sequence[_Step], progress: Progress) -> None:
+    client = engine.client()
+    try:
+        if _has_all(client, steps):
+            return
+        with _taking_turns():
+            archive = _archive(steps)
+            if archive.exists():
+                progress("Loading the images into the engine")
+                with archive.open("rb") as stream:
+                    client.images.load(stream)
+            if not _has_all(client, steps):
+                _build_all(client, steps, progress)
+                _keep(client, steps, progress)
+                client.images.prune(filters={"dangling": True})
+    except APIError as error:
+        raise MissingPart(
+            f"the engine at {engine.docker_host} refused: {error.explanation or error}", "Read the engine's log"
+        ) from error
+    finally:
+        client.close()
 
 
-def _keys() -> _Keys:
-    """Return the keys of the images by tag: what each is made of, down to the root file system."""
-    rootfs_key = hashlib.sha256(_ROOTFS_RECIPE + SUITE.encode() + platform.machine().encode()).hexdigest()
-    base_key = _context_key(CONTEXTS / "base", rootfs_key)
-    ssh_key = _context_key(CONTEXTS / "ssh", base_key)
-    return {BASE_TAG: base_key, SSH_TAG: ssh_key, BOTH_TAG: _context_key(CONTEXTS / "telnet", ssh_key)}
+def _keys(steps: Sequence[_Step]) -> dict[str, str]:
+    """Return the keys of images by tag: what each is made of, down to the root file system."""
+    keys = {ROOTFS_TAG: hashlib.sha256(_ROOTFS_RECIPE + SUITE.encode() + platform.machine().encode()).hexdigest()}
+    for step in steps:
+        keys[step.tag] = _context_key(step.folder, keys[step.below])
+    del keys[ROOTFS_TAG]  # it has no label
+    return keys
 
 
-def _archive(keys: _Keys) -> Path:
-    return _folder() / f"decky-all-{keys[BOTH_TAG][:16]}.tar"
+def _archive(steps: Sequence[_Step]) -> Path:
+    last = steps[-1].tag
+    return _folder() / f"{last.partition('-')[0]}-all-{_keys(steps)[last][:16]}.tar"
 
 
 def _context_key(folder: Path, below: str) -> str:
@@ -142,8 +173,8 @@ def _context_key(folder: Path, below: str) -> str:
     return digest.hexdigest()
 
 
-def _has_all(client: docker.DockerClient, keys: _Keys) -> bool:
-    return all(_has(client, tag, keys[tag]) for tag in keys)
+def _has_all(client: docker.DockerClient, steps: Sequence[_Step]) -> bool:
+    return all(_has(client, tag, key) for tag, key in _keys(steps).items())
 
 
 def _has(client: docker.DockerClient, tag: str, key: str) -> bool:
@@ -153,13 +184,14 @@ def _has(client: docker.DockerClient, tag: str, key: str) -> bool:
         return False
 
 
-def _build_all(client: docker.DockerClient, keys: _Keys, progress: Progress) -> None:
-    rootfs = rootfs_archive(progress)
-    progress(f"Importing {ROOTFS_TAG}")
-    client.api.import_image_from_file(str(rootfs), repository="decky-rootfs", tag=SUITE)
-    _build(client, "base", BASE_TAG, keys[BASE_TAG], {"ROOTFS": ROOTFS_TAG}, progress)
-    _build(client, "ssh", SSH_TAG, keys[SSH_TAG], {"BASE": BASE_TAG}, progress)
-    _build(client, "telnet", BOTH_TAG, keys[BOTH_TAG], {"BASE": SSH_TAG}, progress)
+def _build_all(client: docker.DockerClient, steps: Sequence[_Step], progress: Progress) -> None:
+    if steps is _DECKIES:
+        rootfs = rootfs_archive(progress)
+        progress(f"Importing {ROOTFS_TAG}")
+        client.api.import_image_from_file(str(rootfs), repository="decky-rootfs", tag=SUITE)
+    keys = _keys(steps)
+    for step in steps:
+        _build(client, step, keys[step.tag], progress)
 
 
 def rootfs_archive(progress: Progress) -> Path:
@@ -189,15 +221,13 @@ def rootfs_archive(progress: Progress) -> Path:
     return path
 
 
-def _build(
-    client: docker.DockerClient, context: str, tag: str, key: str, arguments: dict[str, str], progress: Progress
-) -> None:
-    progress(f"Building {tag}")
+def _build(client: docker.DockerClient, step: _Step, key: str, progress: Progress) -> None:
+    progress(f"Building {step.tag}")
     try:
         client.images.build(
-            path=str(CONTEXTS / context),
-            tag=tag,
-            buildargs=arguments,
+            path=str(step.folder),
+            tag=step.tag,
+            buildargs={step.argument: step.below},
             labels={_LABEL: key},
             network_mode="host",  # the lab's engine has no bridge; apt-get inside needs the mirror
             rm=True,
@@ -207,21 +237,23 @@ def _build(
         said = [str(part.get("stream") or part.get("error") or "").strip() for part in getattr(error, "build_log", [])]
         ending = " | ".join(line for line in said if line)[-600:]
         raise MissingPart(
-            f"{tag} could not be built: {error}: {ending}",
+            f"{step.tag} could not be built: {error}: {ending}",
             "Check that the Debian mirror is reachable from this machine",
         ) from error
 
 
-def _keep(client: docker.DockerClient, keys: _Keys, progress: Progress) -> None:
-    progress("Keeping the decky images for other engines")
-    for old in _folder().glob("decky-*.tar"):
+def _keep(client: docker.DockerClient, steps: Sequence[_Step], progress: Progress) -> None:
+    progress("Keeping the images for other engines")
+    archive, names = _archive(steps), [*_keys(steps)]
+    if steps is _DECKIES:
+        names.append(ROOTFS_TAG)
+    for old in _folder().glob(f"{archive.name.partition('-')[0]}-*.tar"):
         old.unlink()
-    archive = _archive(keys)
     partial = archive.with_suffix(".partial")
     with partial.open("wb") as stream:
         # the library saves one image at a time, and each with all that it stands on
         url = f"{client.api.base_url}/v{client.api.api_version}/images/get"
-        saved = client.api.get(url, params={"names": [ROOTFS_TAG, *keys]}, stream=True)
+        saved = client.api.get(url, params={"names": names}, stream=True)
         saved.raise_for_status()
         for chunk in saved.iter_content(1 << 20):
             stream.write(chunk)
