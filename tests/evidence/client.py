@@ -20,13 +20,19 @@ WAIT_SECS = 60.0
 
 
 class Terminal:
-    """An ssh client at a terminal of a given size, logged in as bob or root; use it in a `with` block."""
+    """An ssh client at a terminal of a given size, logged in as bob or root; use it in a `with` block.
 
-    def __init__(self, site: Site, folder: Path, *, columns: int, rows: int, user: str = "bob") -> None:
+    `source` is the address that it comes from, if not the attacker's first.
+    """
+
+    def __init__(
+        self, site: Site, folder: Path, *, columns: int, rows: int, user: str = "bob", source: str | None = None
+    ) -> None:
         ask = folder / "ask"
         ask.write_text(f"#!/bin/sh\necho {'s3cret' if user == 'bob' else 'toor'}\n")
         ask.chmod(0o700)
-        argv = site.lan.attacker.argv(["ssh", *SSH_OPTIONS, f"{user}@{site.address}"])
+        bound = [] if source is None else [f"-oBindAddress={source}"]
+        argv = site.lan.attacker.argv(["ssh", *SSH_OPTIONS, *bound, f"{user}@{site.address}"])
         environment = {
             **os.environ, "SSH_ASKPASS": str(ask), "SSH_ASKPASS_REQUIRE": "force", "TERM": "xterm-256color"
         }  # fmt: skip

@@ -93,3 +93,40 @@ def test_a_fork_bomb_and_forged_lines_take_nothing_from_the_record(site: Site) -
     since = site.collector.events[before:]
     assert {event.src_ip for event in since if event.src_ip} == {str(site.lan.attacker.address)}
     assert not [event for event in since if event.event_type == EventType.EVIDENCE_DROPPED]
+
+
+def test_what_is_removed_overwritten_or_moved_away_at_once_is_kept(site: Site) -> None:
+    """Each content is what its file held when it was closed, whatever became of the name a moment later."""
+    contents = {f"/srv/gone-{number}": b"gone %d\n" % number for number in range(200)}
+    script = "".join(f"echo gone {number} > /srv/gone-{number}; rm /srv/gone-{number}\n" for number in range(200))
+    script += "mv /srv /srv-moved; mkdir /srv; echo after > /srv/after; mv /srv-moved/../srv /srv-away\n"
+    script += (
+        "mkdir -p /srv; ln -sf /etc/passwd /srv/link; echo linked > /srv/real; ln /srv/real /srv/hard; rm /srv/real\n"
+    )
+    site.ssh(None, user="root", password="toor", input=script.encode())
+    contents |= {"/srv/after": b"after\n", "/srv/real": b"linked\n"}
+    wanted = {hashlib.sha256(content).hexdigest() for content in contents.values()}
+
+    def kept() -> bool:
+        events = [event for event in site.collector.events if event.event_type == EventType.FILE_CAPTURED]
+        return wanted <= {event.fields["sha256"] for event in events}
+
+    site.tap.wait_until(kept, "all contents", timeout_secs=60)
+
+
+def test_a_file_written_over_and_over_ends_as_its_last_content(site: Site) -> None:
+    script = "for i in {1..300}; do echo again $i > /tmp/again; done\n"
+    site.ssh(None, user="root", password="toor", input=script.encode())
+    _captured(site, "/tmp/again", b"again 300\n")
+
+
+def test_passwords_given_to_su_and_sudo_are_the_visitors(site: Site) -> None:
+    site.ssh("echo not-roots | su -c id root; echo toor | su -c '/bin/true as-root' root; echo his-own | sudo -S id")
+    told = site.command("su -c id root")
+    for user, password, by in (("root", "not-roots", "su"), ("root", "toor", "su"), ("bob", "his-own", "sudo")):
+        tried = site.wait(
+            lambda event, password=password: event.fields.get("password") == password and event.session == told.session
+        )
+        assert (tried.event_type, tried.fields["user"], tried.fields["by"]) == (EventType.CREDENTIAL_TRIED, user, by)
+        assert (tried.src_ip, tried.src_port) == (told.src_ip, told.src_port)
+    assert site.command("/bin/true as-root", uid="0").session == told.session
