@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,26 +110,41 @@ def joined(site: Site) -> dict[str, float]:
 
 def deployed(site: Site, count: int) -> dict[str, float]:
     """Deploy, and say how long the command took and when the attacker read the first and the last banner."""
-    upper_half = list(site.lan.subnet.subnets(prefixlen_diff=1))[1]  # where this site's worker takes addresses from
-    # All of it that is no end of the whole subnet: the half's own first address is one like any other.
-    addresses = [str(address) for address in upper_half if address != site.lan.subnet.broadcast_address]
-    attacker = site.lan.attacker.popen([sys.executable, "-c", _PROBE, str(count), *addresses])
-    try:
+    with banners(site.lan, count) as said:
         began = time.monotonic()
         site.master_cli("deploy", "--count", str(count), "--service", "ssh", "--json")
         command_secs = time.monotonic() - began
-        said, _ = attacker.communicate(timeout=PATIENCE_SECS)
-    finally:
-        attacker.kill()
-        attacker.wait()
-    moments = [float(line) - began for line in said.split()]
-    if len(moments) != count:
-        raise Unavailable(f"{len(moments)} of {count} deckies sent a banner")
+        moments = [moment - began for moment in said(PATIENCE_SECS)]
     return {
         "command_secs": round(command_secs, 2),
         "first_banner_secs": round(min(moments), 2),
         "last_banner_secs": round(max(moments), 2),
     }
+
+
+@contextlib.contextmanager
+def banners(lan: Lan, count: int) -> Iterator[Callable[[float], list[float]]]:
+    """Let the attacker try every address of the upper half, where deckies are put, until so many have sent a banner.
+
+    What is given waits for them, so many seconds at most, and returns the moments on the monotonic clock; it raises
+    Unavailable when some did not come.
+    """
+    upper_half = list(lan.subnet.subnets(prefixlen_diff=1))[1]
+    # All of it that is no end of the whole subnet: the half's own first address is one like any other.
+    addresses = [str(address) for address in upper_half if address != lan.subnet.broadcast_address]
+    attacker = lan.attacker.popen([sys.executable, "-c", _PROBE, str(count), *addresses])
+
+    def said(secs: float) -> list[float]:
+        moments = [float(line) for line in attacker.communicate(timeout=secs)[0].split()]
+        if len(moments) != count:
+            raise Unavailable(f"{len(moments)} of {count} deckies sent a banner")
+        return moments
+
+    try:
+        yield said
+    finally:
+        attacker.kill()
+        attacker.wait()
 
 
 def started_by_the_engine(engine: LabEngine, image: str, count: int) -> float:

@@ -70,11 +70,8 @@ class Worker:
         ini = folder / "decnet.ini"
         ini.write_text("[agent]\n" + "".join(f"{key} = {value}\n" for key, value in self.settings.items()))
         self.environment = {"DECNET_CONFIG": str(ini)}
-        self.daemon = Daemon(
-            [str(program), "serve", "--no-forwarder", *([] if tap else ["--no-tap"])],
-            log_path=folder / "agent.out",
-            env=self.environment,
-        )
+        self._program = program
+        self.daemon = self._agent(tap=tap)
 
     def __enter__(self) -> Self:
         self.start()
@@ -87,6 +84,16 @@ class Worker:
     def start(self) -> None:
         self.daemon.start()
         self.daemon.wait_for_port(self.port)
+
+    def start_again(self, *, tap: bool) -> None:
+        """Stop the agent and start one that watches its deckies, or one that does not."""
+        self.daemon.stop()
+        self.daemon = self._agent(tap=tap)
+        self.start()
+
+    def _agent(self, *, tap: bool) -> Daemon:
+        argv = [str(self._program), "serve", "--no-forwarder", *([] if tap else ["--no-tap"])]
+        return Daemon(argv, log_path=self.folder / "agent.out", env=self.environment)
 
     def call(
         self, method: str, path: str, body: object = None, *, files: IdentityFiles | None = None, timeout: float = 240
