@@ -157,6 +157,28 @@ async def test_a_decky_mutates_as_it_was_shown_and_the_file_leaves_it_so(swarm: 
 
 
 @pytest.mark.slow
+async def test_a_decky_is_reset_as_it_was_shown(swarm: Swarm) -> None:
+    agent = await swarm.worker("w1")
+    assert (await swarm("apply", swarm.file('[[decky]]\nname = "vault-01"\n'))).code == 0
+    assert (await swarm("reset", "nobody", "--yes")).code == 4
+    assert (await swarm("reset")).code == 2
+    assert (await swarm("reset", "vault-01", "--plan", "nonsense")).code == 2
+    before = {decky["name"]: decky for decky in (await swarm.json("deckies"))["deckies"]}
+    plan = await swarm.json("reset", "vault-01", "--dry-run")
+    assert [(step["action"], step["name"]) for step in plan["steps"]] == [("change", "vault-01")]
+    sent = len(agent.shards)
+    asked = await swarm("reset", "vault-01")
+    assert (asked.code, "Reset vault-01?" in asked.err, len(agent.shards)) == (1, True, sent)
+    done = await swarm.json("reset", "vault-01", "--plan", plan["id"], "--yes")
+    assert done["changed"] == ["vault-01"]
+    assert [decky.resets for decky in agent.shards[-1].deckies] == [1]
+    after = {decky["name"]: decky for decky in (await swarm.json("deckies"))["deckies"]}
+    same = ("mac", "ip", "accounts", "host", "services")
+    assert [after["vault-01"][key] for key in same] == [before["vault-01"][key] for key in same]
+    assert (await swarm("reset", "vault-01", "--plan", plan["id"], "--yes")).code == 5, "that plan is history"
+
+
+@pytest.mark.slow
 async def test_faults_of_a_file_are_told_with_their_lines(swarm: Swarm) -> None:
     path = swarm.file(FLEET.replace("count", "cuont"))
     done = await swarm("apply", path)

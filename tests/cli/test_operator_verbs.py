@@ -137,6 +137,7 @@ async def test_every_verb_that_asks_the_controller_does_so_from_elsewhere(house:
         await run("apply", fleet)
         assert agent.running.keys() == {"web-01", "vault-01"}
         await run("mutate", "vault-01", "--force", "--yes")
+        await run("reset", "vault-01", "--yes")
         shown = json.loads((await run("deckies", "--state", "running", "--json")).out)["deckies"]
         offered = {decky["name"]: decky["services"] for decky in shown}
         assert offered == {"web-01": ["ssh"], "vault-01": ["ssh", "telnet"]}

@@ -44,6 +44,10 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
+def _is_zero(value: object) -> bool:
+    return value == 0
+
+
 HostName = Annotated[str, AfterValidator(_host_name)]
 MacAddress = Annotated[str, AfterValidator(_mac)]
 ServiceName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
@@ -76,6 +80,8 @@ class DeckySpec(Contract):
     It is left out where there is none, so that such a decky is written as it was before there were seeds: an older
     worker takes it, and nobody makes it anew. An older worker refuses a decky that has one: update workers first.
     """
+    resets: Annotated[int, Field(ge=0, lt=1 << 31, exclude_if=_is_zero)] = 0
+    """How often it was made anew only to be as it was when it was new. It is left out at first, as no `seed` is."""
 
 
 class Shard(Contract):

@@ -40,6 +40,8 @@ CONTROL: dict[str, str] = {
     "token.issued": "the operator asked for a join token",
     "shard.sent": "a worker took its part of the fleet and answered with a report",
     "decky.mutated": "an operator let a decky gain or lose a service; its worker is sent that next",
+    "decky.reset": "a decky is made what it was when it was new, for an operator or because its visitors have gone",
+    "resets.postponed": "deckies that are left alone could not be reset now; it is tried again in ten minutes",
     "shard.failed": "a worker did not take its part of the fleet; the desired state stays",
     "worker.went_away": "an agent did not answer several heartbeats in a row; it is an event too",
     "worker.answered_again": "an agent that was away answers again; it is an event too",

@@ -21,10 +21,16 @@ import os
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from decnet_core.errors import ConfigError
 from decnet_core.settings import RoleSettings
+
+
+def _a_day_or_never(hours: int) -> int:
+    if 0 < hours < 24 or hours < 0:
+        raise ValueError("a visitor may be back within a day: 0 for never, or 24 at least")
+    return hours
 
 
 class MasterSettings(RoleSettings):
@@ -64,6 +70,8 @@ class MasterSettings(RoleSettings):
     """What the journal leaves free on its disk, for the database above all."""
     heartbeat_secs: Annotated[int, Field(ge=1, le=3600)] = 30
     """Between two heartbeats: how often the controller asks each worker how it is, and mends what differs."""
+    reset_after_idle_hours: Annotated[int, Field(le=10_000), AfterValidator(_a_day_or_never)] = 0
+    """A decky that had visitors, and none for so long, is made what it was when it was new. 0: never by itself."""
     silence_secs: Annotated[int, Field(ge=1, le=24 * 3600)] = 120
     """After so long without a line or a sign of life a worker that has deckies is called silent."""
     dead_letter_alarm: Annotated[int, Field(ge=1, le=10_000)] = 100

@@ -42,7 +42,7 @@ class PlacedDecky:
     @property
     def fingerprint(self) -> str:
         """What a container is made of; another one needs another container. Holds no password in clear."""
-        spec = self.spec.model_dump_json(include={"name", "services", "accounts", "seed"})
+        spec = self.spec.model_dump_json(include={"name", "services", "accounts", "seed", "resets"})
         text = "\0".join((spec, str(self.ip), self.mac, self.image_key, self.network_key))
         return blake2b(text.encode(), digest_size=16).hexdigest()
 

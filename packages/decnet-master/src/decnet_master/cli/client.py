@@ -12,7 +12,7 @@ from decnet_core.errors import DecnetError, Unavailable
 from decnet_core.pki.live import renewal_due
 from decnet_master.cli.connection import Connection, Progress
 from decnet_master.settings import MasterSettings
-from decnet_master.swarmctl.fleet_messages import ApplyRequest, FleetPlan, MutateRequest
+from decnet_master.swarmctl.fleet_messages import ApplyRequest, FleetPlan, MutateRequest, ResetRequest
 from decnet_master.swarmctl.messages import (
     BootstrapOffer,
     BundleReply,
@@ -167,6 +167,14 @@ class Controller(Connection):
     def mutate(self, request: MutateRequest, told: Progress | None = None) -> FleetReply:
         """Let deckies gain or lose a service; see `change`."""
         return self.change("/fleet/mutate", request, told)
+
+    def plan_reset(self, request: ResetRequest) -> FleetPlan:
+        """Ask what a reset would do."""
+        return self.ask("POST", "/fleet/reset/plan", FleetPlan, request)
+
+    def reset(self, request: ResetRequest, told: Progress | None = None) -> FleetReply:
+        """Make deckies what they were when they were new; see `change`."""
+        return self.change("/fleet/reset", request, told)
 
     def teardown(self, names: tuple[str, ...], told: Progress | None = None) -> FleetReply:
         """Remove deckies; no names mean all. See `change`."""

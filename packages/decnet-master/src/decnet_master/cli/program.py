@@ -22,6 +22,7 @@ from decnet_master.cli import (
     operators,
     overview,
     pki,
+    reset,
     setup,
     swarm,
     wheels,
@@ -46,7 +47,7 @@ def _application() -> typer.Typer:
         epilog=EXIT_CODES,
     )
     app.callback()(_common)
-    for room in (setup, daemons, fleet, apply, mutate, evidence, overview):
+    for room in (setup, daemons, fleet, apply, mutate, reset, evidence, overview):
         room.add_to(app)
     app.add_typer(swarm.group(), name="swarm")
     app.add_typer(wheels.group(), name="bundle")

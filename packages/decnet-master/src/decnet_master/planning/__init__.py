@@ -6,6 +6,7 @@
     deploy     add to the fleet, take from it, cut it into shards
     whole      make the fleet what a file says
     mutation   let some deckies gain or lose a service
+    resetting  make deckies what they were when they were new
     naming     the seed of a plan, and a plan's id
 
 Pure: the fleet that exists, the workers that are there and a seed go in, placements come out; the same input gives the
@@ -31,6 +32,7 @@ from decnet_master.planning.requests import (
     Placement,
     Stray,
 )
+from decnet_master.planning.resetting import plan_reset
 from decnet_master.planning.whole import plan_fleet
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "plan_fleet",
     "plan_id",
     "plan_mutation",
+    "plan_reset",
     "plan_teardown",
     "seed_for",
     "shards",

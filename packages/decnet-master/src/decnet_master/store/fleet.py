@@ -223,6 +223,25 @@ class Fleet:
         async with self._database.read() as connection:
             return frozenset((row.worker, row.decky) for row in await connection.execute(query))
 
+    async def left_alone_since(self, since: datetime) -> list[tuple[str, str]]:
+        """Tell which deckies had a visitor after they were last made or changed, and none after that moment.
+
+        Returns:
+            worker and name of each, the one that was left first of all before the others.
+        """
+        last = func.max(sessions.c.received_at)
+        visits = select(sessions.c.worker, sessions.c.decky, last.label("last_at"))
+        visited = visits.group_by(sessions.c.worker, sessions.c.decky).subquery()
+        query = (
+            select(deckies.c.host, deckies.c.name)
+            .join(visited, (visited.c.worker == deckies.c.host) & (visited.c.decky == deckies.c.name))
+            .join(generations, generations.c.number == deckies.c.generation)
+            .where(deckies.c.desired, visited.c.last_at > generations.c.created_at, visited.c.last_at <= micros(since))
+            .order_by(visited.c.last_at, deckies.c.name)
+        )
+        async with self._database.read() as connection:
+            return [(row.host, row.name) for row in await connection.execute(query)]
+
     async def _list(self, *, desired: bool) -> list[PlacedDecky]:
         query = _rows().where(deckies.c.desired.is_(desired))
         async with self._database.read() as connection:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from ipaddress import ip_address
 from random import Random
@@ -37,6 +37,7 @@ from decnet_master.http_server import serve
 from decnet_master.settings import MasterSettings
 from decnet_master.store import Store
 from decnet_master.swarmctl.agent_client import AgentClient
+from decnet_master.swarmctl.changes import Changes
 from decnet_master.swarmctl.checking import Checker
 from decnet_master.swarmctl.currency import CurrentCertificates
 from decnet_master.swarmctl.dispatch import Dispatcher
@@ -45,6 +46,7 @@ from decnet_master.swarmctl.keeper import IdentityKeeper
 from decnet_master.swarmctl.operator_door import LIMITS as OPERATOR_LIMITS
 from decnet_master.swarmctl.operator_door import OperatorDoor
 from decnet_master.swarmctl.reconciler import Reconciler
+from decnet_master.swarmctl.resetting import reset_the_idle
 from decnet_master.swarmctl.routes import behind_certificates, behind_secret, rooms
 from decnet_master.swarmctl.updater_client import UpdaterClient
 
@@ -96,6 +98,7 @@ class App:
             reconciler = Reconciler(store, dispatcher, Random())  # noqa: S311 -- pauses, no secrets
             heart = Heart(store, dispatcher, reconciler, settings.heartbeat_secs, Random())  # noqa: S311 -- as above
             checker = Checker(store, dispatcher, UpdaterClient(identity.client_context, current))
+            changes = Changes(store, dispatcher, secret)  # seeds what a plan draws
             registrar = Registrar(store, issuer, Endpoint.parse(settings.listener_address).port)
             keeper = IdentityKeeper(issuer, identity)
             control = rooms(
@@ -106,10 +109,10 @@ class App:
                     partial(public_endpoint, settings.public_address, bound),
                 ),
                 dispatcher,
+                changes,
                 registrar,
-                keeper,
+                keeper=keeper,
                 checker=checker,
-                secret=secret,
                 token_minutes=settings.token_minutes,
                 bundles=Bundles(settings.bundles_directory),
                 shelf=ArtifactShelf(settings.artifacts_directory),
@@ -144,6 +147,9 @@ class App:
                     )
                     group.create_task(keeper.run())
                     group.create_task(heart.run())
+                    if settings.reset_after_idle_hours:
+                        idle = timedelta(hours=settings.reset_after_idle_hours)
+                        group.create_task(reset_the_idle(store, changes, idle))
                     log.info(
                         "controller.started",
                         controller=str(_endpoint(self.controller_socket)),

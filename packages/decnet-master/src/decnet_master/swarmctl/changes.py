@@ -31,13 +31,14 @@ from decnet_master.planning import (
     plan_fleet,
     plan_id,
     plan_mutation,
+    plan_reset,
     plan_teardown,
     seed_for,
     shards,
 )
 from decnet_master.store import Host, PlacedDecky, Store
 from decnet_master.swarmctl.dispatch import Dispatcher
-from decnet_master.swarmctl.fleet_messages import ApplyRequest, MutateRequest
+from decnet_master.swarmctl.fleet_messages import ApplyRequest, MutateRequest, ResetRequest
 from decnet_master.swarmctl.hosts import active_hosts
 from decnet_master.swarmctl.messages import DeployRequest, FleetReply, TeardownRequest, WorkerResult
 from decnet_master.swarmctl.traits import candidate_of
@@ -47,7 +48,7 @@ log = structlog.get_logger()
 IDLE = timedelta(hours=24)
 """A decky without an event of a session for so long has no visitor. One who only thinks for a night has one."""
 
-Request = DeployRequest | ApplyRequest | MutateRequest
+Request = DeployRequest | ApplyRequest | MutateRequest | ResetRequest
 Told = Callable[[WorkerResult], object]
 
 
@@ -121,11 +122,11 @@ class Changes:
         """Plan, and do nothing.
 
         Raises:
-            NoWorkers, NotFound, Conflict: as `plan_deploy` and `plan_fleet`; Conflict also when a plan was named and
-                this is another.
+            NoWorkers, NotFound, Conflict: as `plan_deploy` and its like; Conflict also when a plan was named and this
+                is another.
         """
         present = await self._present()
-        if isinstance(request, MutateRequest):
+        if isinstance(request, MutateRequest | ResetRequest):
             present = replace(present, in_use=await self._in_use(request))
         # Ten thousand deckies take half a second, and workers are heard meanwhile.
         return present, await asyncio.to_thread(self._planned, request, present)
@@ -137,10 +138,12 @@ class Changes:
             if not change.hosts and not change.allowed and not present.unsettled:
                 return Begun(present.generation, change)
             begun = await self._stored(change, present, present.unsettled)
-        if isinstance(request, MutateRequest):
-            for placement in change.changed:
-                has = list(placement.decky.services)
-                log.info("decky.mutated", decky=placement.decky.name, worker=placement.host, services=has)
+        for placement in change.changed:
+            named = {"decky": placement.decky.name, "worker": placement.host}
+            if isinstance(request, MutateRequest):
+                log.info("decky.mutated", **named, services=list(placement.decky.services))
+            elif isinstance(request, ResetRequest):
+                log.info("decky.reset", **named, resets=placement.decky.resets)
         return begun
 
     async def begin_teardown(self, request: TeardownRequest) -> Begun:
@@ -197,7 +200,7 @@ class Changes:
         generation, _ = await fleet.of_workers(())
         return Present(generation, await fleet.current(), await fleet.lingering(), await active_hosts(self._store))
 
-    async def _in_use(self, request: MutateRequest) -> frozenset[tuple[str, str]]:
+    async def _in_use(self, request: MutateRequest | ResetRequest) -> frozenset[tuple[str, str]]:
         if request.force:
             return frozenset()
         if await self._store.derivation.is_behind():
@@ -221,6 +224,9 @@ class Changes:
             mutation = MutationRequest(request.count, request.names, request.force)
             active, in_use = {candidate.name for candidate in candidates}, present.in_use or ()
             change = plan_mutation(mutation, active, present.fleet, in_use, seed=seed, now=datetime.now(UTC))
+        elif isinstance(request, ResetRequest):
+            active = {candidate.name for candidate in candidates}
+            change = plan_reset(request.names, active, present.fleet, present.in_use or ())
         else:
             wanted = FleetRequest(request.count, request.services, request.hosts, request.name_prefix, request.labels)
             added = plan_deploy(wanted, candidates, present.fleet, seed, lingering)

@@ -1,7 +1,7 @@
-"""The fleet over HTTP: deploy, apply, mutate, teardown, and what each would do; deckies.
+"""The fleet over HTTP: deploy, apply, mutate, reset, teardown, and what each would do; deckies.
 
-    POST /fleet/deploy, /fleet/apply, /fleet/mutate                    change the fleet
-    POST /fleet/deploy/plan, /fleet/apply/plan, /fleet/mutate/plan     tell what that would do
+    POST /fleet/deploy, /fleet/apply, /fleet/mutate, /fleet/reset      change the fleet
+    POST /fleet/deploy/plan, …/plan                                    tell what that would do
     POST /fleet/teardown
     GET  /fleet/deckies?host=&state=
 
@@ -23,13 +23,13 @@ from decnet_core.fleet import DeckyPhase, HostName
 from decnet_master.planning import FleetChange, Placement, plan_id
 from decnet_master.store import Store
 from decnet_master.swarmctl.changes import Begun, Changes, Present
-from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.fleet_messages import (
     ApplyRequest,
     FleetPlan,
     FleetProgress,
     MutateRequest,
     PlanStep,
+    ResetRequest,
     StrayView,
 )
 from decnet_master.swarmctl.messages import DeployRequest, FleetReply, TeardownRequest, WorkerResult
@@ -41,10 +41,9 @@ Accept = Annotated[str, Header()]
 State = DeckyPhase | Literal["unknown"]
 
 
-def router(store: Store, dispatcher: Dispatcher, secret: str) -> APIRouter:
+def router(store: Store, changes: Changes) -> APIRouter:
     """Build the room's routes."""
     routes = APIRouter(prefix="/fleet")
-    changes = Changes(store, dispatcher, secret)
 
     @routes.get("/deckies")
     async def deckies(
@@ -59,6 +58,12 @@ def router(store: Store, dispatcher: Dispatcher, secret: str) -> APIRouter:
         ]
         return decky_list(shown, await store.heartbeats.list())
 
+    _add_plans(routes, changes)
+    _add_changes(routes, changes)
+    return routes
+
+
+def _add_plans(routes: APIRouter, changes: Changes) -> None:
     @routes.post("/deploy/plan")
     async def plan_deploy(request: DeployRequest) -> FleetPlan:
         return _plan(*await changes.look(request))
@@ -67,6 +72,16 @@ def router(store: Store, dispatcher: Dispatcher, secret: str) -> APIRouter:
     async def plan_apply(request: ApplyRequest) -> FleetPlan:
         return _plan(*await changes.look(request))
 
+    @routes.post("/mutate/plan")
+    async def plan_mutate(request: MutateRequest) -> FleetPlan:
+        return _plan(*await changes.look(request))
+
+    @routes.post("/reset/plan")
+    async def plan_reset(request: ResetRequest) -> FleetPlan:
+        return _plan(*await changes.look(request))
+
+
+def _add_changes(routes: APIRouter, changes: Changes) -> None:
     @routes.post("/deploy")
     async def deploy(request: DeployRequest, accept: Accept = "") -> Response:
         return await _answer(changes, await changes.begin(request), accept)
@@ -75,19 +90,17 @@ def router(store: Store, dispatcher: Dispatcher, secret: str) -> APIRouter:
     async def apply(request: ApplyRequest, accept: Accept = "") -> Response:
         return await _answer(changes, await changes.begin(request), accept)
 
-    @routes.post("/mutate/plan")
-    async def plan_mutate(request: MutateRequest) -> FleetPlan:
-        return _plan(*await changes.look(request))
-
     @routes.post("/mutate")
     async def mutate(request: MutateRequest, accept: Accept = "") -> Response:
+        return await _answer(changes, await changes.begin(request), accept)
+
+    @routes.post("/reset")
+    async def reset(request: ResetRequest, accept: Accept = "") -> Response:
         return await _answer(changes, await changes.begin(request), accept)
 
     @routes.post("/teardown")
     async def teardown(request: TeardownRequest, accept: Accept = "") -> Response:
         return await _answer(changes, await changes.begin_teardown(request), accept)
-
-    return routes
 
 
 async def _answer(changes: Changes, begun: Begun, accept: str) -> Response:

@@ -50,6 +50,17 @@ class MutateRequest(Contract):
     plan: PlanId | None = None
 
 
+class ResetRequest(Contract):
+    """Make deckies what they were when they were new. `force` takes also those in use.
+
+    With a `plan` it is done only if the plan would still be this one.
+    """
+
+    names: Annotated[tuple[HostName, ...], Field(min_length=1, max_length=MAX_FLEET)]
+    force: bool = False
+    plan: PlanId | None = None
+
+
 class PlanStep(Contract):
     """What happens to one decky."""
 

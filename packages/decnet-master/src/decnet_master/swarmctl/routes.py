@@ -26,6 +26,7 @@ from decnet_master.problems import TooManyRequests, Unauthenticated
 from decnet_master.rate_limit import RateLimit
 from decnet_master.store import Store
 from decnet_master.swarmctl import artifacts, bootstrap, fleet, hosts, operators, pki, traits
+from decnet_master.swarmctl.changes import Changes
 from decnet_master.swarmctl.checking import Checker
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.keeper import IdentityKeeper
@@ -48,11 +49,11 @@ def rooms(
     store: Store,
     mint: TokenMint,
     dispatcher: Dispatcher,
+    changes: Changes,
     registrar: Registrar,
-    keeper: IdentityKeeper,
     *,
+    keeper: IdentityKeeper,
     checker: Checker,
-    secret: str,
     token_minutes: int,
     bundles: Bundles,
     shelf: ArtifactShelf,
@@ -63,10 +64,10 @@ def rooms(
         store: open.
         mint: makes join tokens.
         dispatcher: talks to the agents.
+        changes: changes the fleet.
         registrar: issues for workers that get a bundle.
         keeper: has the CAs open.
         checker: asks workers how they are.
-        secret: of the controller; seeds what a plan draws.
         token_minutes: how long a token lives when the operator does not say.
         bundles: the wheels that new workers are sent.
         shelf: where fetched artifacts are kept.
@@ -76,7 +77,7 @@ def rooms(
     app.include_router(traits.router(store))
     app.include_router(pki.router(store, keeper, checker))
     app.include_router(operators.router(store, keeper.issuer))
-    app.include_router(fleet.router(store, dispatcher, secret))
+    app.include_router(fleet.router(store, changes))
     app.include_router(bootstrap.router(bundles))
     app.include_router(artifacts.router(store, dispatcher, shelf))
 
