@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
 from decnet_core.errors import Conflict
 from decnet_core.fleet import Account, DeckyPhase, DeckySpec, DeckyState, ShardReport
-from decnet_master.store import Store
+from decnet_master.journal.reader import Position
+from decnet_master.store import Load, NewEvent, Store
 from decnet_master.store.fleet import MAX_ERROR_CHARS
 from decnet_master.store.hosts import MAX_VERSION_CHARS
 from decnet_master.terms import FIXED, Terms
 from decnet_master.views import decky_list
-from tests.store.samples import NOW, enrol
+from tests.store.samples import NOW, an_event, enrol
 
 
 def spec(name: str) -> DeckySpec:
@@ -222,3 +224,22 @@ async def test_terms_are_placed_with_the_generation_or_not_at_all(store: Store) 
     await store.fleet.place(fifth, [("w1", spec("d1"))], {})
     (decky,) = await store.fleet.current()
     assert (decky.terms, decky.generation) == (FIXED, first), "its worker need not be told"
+
+
+@pytest.mark.usefixtures("hosts")
+async def test_who_was_left_alone_since_he_was_made(store: Store) -> None:
+    made = await store.fleet.next_generation(NOW)
+    await store.fleet.place(made, [("w1", spec("d1")), ("w1", spec("d2")), ("w2", spec("d3")), ("w2", spec("d4"))])
+    visits = [("w1", "d1", 1), ("w1", "d1", 5), ("w1", "d2", -1), ("w2", "d3", 3), ("w1", "d4", 2), ("w2", "gone", 1)]
+    events = [
+        NewEvent(an_event(number, decky=decky, session=f"s{number}"), worker, NOW + timedelta(hours=hours))
+        for number, (worker, decky, hours) in enumerate(visits)
+    ]
+    start = await store.ingest.position()
+    await store.ingest.append(Load.of(events), [], Position(start.segment + 1, 0), start)
+    assert await store.fleet.left_alone_since(NOW + timedelta(hours=2)) == []
+    assert await store.fleet.left_alone_since(NOW + timedelta(hours=4)) == [("w2", "d3")]
+    assert await store.fleet.left_alone_since(NOW + timedelta(hours=5)) == [("w2", "d3"), ("w1", "d1")]
+    again = await store.fleet.next_generation(NOW + timedelta(hours=6))
+    await store.fleet.place(again, [("w1", spec("d1")), ("w2", spec("d3").model_copy(update={"resets": 1}))])
+    assert await store.fleet.left_alone_since(NOW + timedelta(hours=9)) == [("w1", "d1")]

@@ -8,13 +8,20 @@ from typing import ClassVar
 from decnet_core.fleet import DeckyPhase, DeckySpec, DeckyState, ShardReport
 from decnet_master.store import IssuedCertificate, Redemption, Store
 from decnet_master.swarmctl.changes import Changes
-from decnet_master.swarmctl.messages import DeployRequest
+from decnet_master.swarmctl.messages import DeployRequest, WorkerResult
 
 
 class Busy:
     """A dispatcher all of whose workers are at work on something."""
 
     busy: ClassVar[frozenset[str]] = frozenset({"w1", "w2", "w3"})
+
+
+class Away(Busy):
+    """All workers are sent their shards, and none answers."""
+
+    async def apply(self, *_: object, **__: object) -> list[WorkerResult]:
+        return []
 
 
 async def join(store: Store, *names: str) -> None:

@@ -17,10 +17,11 @@ from decnet_master.planning.mutation import MIN_AGE
 from decnet_master.store import Load, NewEvent, Store
 from decnet_master.swarmctl.changes import IDLE, Changes
 from decnet_master.swarmctl.fleet_messages import ApplyRequest, GroupRequest, MutateRequest
+from decnet_master.swarmctl.lifecycle import mutate_one
 from decnet_master.swarmctl.messages import DeployRequest
 from decnet_master.terms import Terms
 from tests.store.samples import an_event
-from tests.swarm.test_changes import Busy, join
+from tests.swarm.test_changes import Away, Busy, join
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 FILE = DeckyGroup(("a", "b", "c", "d"), ("ssh",), sometimes=("telnet", "http"))
@@ -185,3 +186,18 @@ async def test_a_visitor_of_the_last_day_keeps_a_decky_as_it_is(store: Store) ->
     _, change = await changes.look(MutateRequest(count=2))
     assert [placement.decky.name for placement in change.changed] == ["b"]
     assert len((await changes.look(MutateRequest(count=2, force=True)))[1].changed) == 2
+
+
+async def test_one_mutates_by_itself_when_none_has_for_long(store: Store) -> None:
+    await join(store, "w1")
+    changes = Changes(store, Away(), "secret")  # type: ignore[arg-type]
+    assert await mutate_one(store, changes, timedelta(0)) == (), "there is none"
+    await applied(changes)
+    assert await mutate_one(store, changes, timedelta(0)) == (), "none is left open"
+    await applied(changes, "telnet")
+    (first,) = await mutate_one(store, changes, timedelta(days=1))
+    assert await mutate_one(store, changes, timedelta(days=1)) == (), "one has"
+    (second,) = await mutate_one(store, changes, timedelta(0))
+    assert {first, second} == {"a", "b"}
+    assert await mutate_one(store, changes, timedelta(0)) == (), "both did so lately"
+    assert {decky.spec.services for decky in await store.fleet.current()} == {("ssh", "telnet")}

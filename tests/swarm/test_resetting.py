@@ -16,10 +16,9 @@ from decnet_master.settings import MasterSettings
 from decnet_master.store import Load, NewEvent, Store
 from decnet_master.swarmctl.changes import Changes
 from decnet_master.swarmctl.fleet_messages import ApplyRequest, GroupRequest, ResetRequest
-from decnet_master.swarmctl.messages import WorkerResult
-from decnet_master.swarmctl.resetting import AT_ONCE, reset_some
+from decnet_master.swarmctl.lifecycle import RESET_AT_ONCE, reset_some
 from tests.store.samples import an_event
-from tests.swarm.test_changes import Busy, join
+from tests.swarm.test_changes import Away, join
 
 IDLE = timedelta(hours=48)
 
@@ -60,13 +59,6 @@ def test_a_visitor_may_be_back_within_a_day(hours: int) -> None:
     with pytest.raises((ConfigError, ValidationError)):
         MasterSettings(reset_after_idle_hours=hours)
     assert MasterSettings(reset_after_idle_hours=24).reset_after_idle_hours == 24
-
-
-class Away(Busy):
-    """All workers are sent their shards, and none answers."""
-
-    async def apply(self, *_: object, **__: object) -> list[WorkerResult]:
-        return []
 
 
 async def applied(store: Store, *names: str) -> Changes:
@@ -127,7 +119,7 @@ async def test_those_that_are_left_alone_are_reset_once(store: Store) -> None:
 
 
 async def test_few_at_a_time_and_each_once_for_its_visits(store: Store) -> None:
-    names = tuple(f"d-{number}" for number in range(AT_ONCE + 2))
+    names = tuple(f"d-{number}" for number in range(RESET_AT_ONCE + 2))
     long_ago = datetime.now(UTC) - timedelta(days=30)
     changes = await applied(store, *names)
     await store.fleet.place(await store.fleet.next_generation(long_ago), [])
@@ -136,6 +128,6 @@ async def test_few_at_a_time_and_each_once_for_its_visits(store: Store) -> None:
     await visited(store, *((name, datetime.now(UTC) - timedelta(days=3)) for name in names))
     first = await reset_some(store, changes, IDLE)
     second = await reset_some(store, changes, IDLE)
-    assert (len(first), set(first) | set(second)) == (AT_ONCE, set(names))
+    assert (len(first), set(first) | set(second)) == (RESET_AT_ONCE, set(names))
     assert await reset_some(store, changes, IDLE) == ()
     assert {decky.spec.resets for decky in await store.fleet.current()} == {1}

@@ -72,6 +72,8 @@ class MasterSettings(RoleSettings):
     """Between two heartbeats: how often the controller asks each worker how it is, and mends what differs."""
     reset_after_idle_hours: Annotated[int, Field(le=10_000), AfterValidator(_a_day_or_never)] = 0
     """A decky that had visitors, and none for so long, is made what it was when it was new. 0: never by itself."""
+    mutate_every_hours: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """When no decky has mutated for so long, one does, if the fleet file leaves any open. 0: never by itself."""
     silence_secs: Annotated[int, Field(ge=1, le=24 * 3600)] = 120
     """After so long without a line or a sign of life a worker that has deckies is called silent."""
     dead_letter_alarm: Annotated[int, Field(ge=1, le=10_000)] = 100

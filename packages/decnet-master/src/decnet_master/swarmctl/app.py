@@ -43,10 +43,10 @@ from decnet_master.swarmctl.currency import CurrentCertificates
 from decnet_master.swarmctl.dispatch import Dispatcher
 from decnet_master.swarmctl.heartbeat import Heart
 from decnet_master.swarmctl.keeper import IdentityKeeper
+from decnet_master.swarmctl.lifecycle import keep_alive, mutate_one, reset_some
 from decnet_master.swarmctl.operator_door import LIMITS as OPERATOR_LIMITS
 from decnet_master.swarmctl.operator_door import OperatorDoor
 from decnet_master.swarmctl.reconciler import Reconciler
-from decnet_master.swarmctl.resetting import reset_the_idle
 from decnet_master.swarmctl.routes import behind_certificates, behind_secret, rooms
 from decnet_master.swarmctl.updater_client import UpdaterClient
 
@@ -149,7 +149,10 @@ class App:
                     group.create_task(heart.run())
                     if settings.reset_after_idle_hours:
                         idle = timedelta(hours=settings.reset_after_idle_hours)
-                        group.create_task(reset_the_idle(store, changes, idle))
+                        group.create_task(keep_alive(partial(reset_some, store, changes, idle)))
+                    if settings.mutate_every_hours:
+                        every = timedelta(hours=settings.mutate_every_hours)
+                        group.create_task(keep_alive(partial(mutate_one, store, changes, every)))
                     log.info(
                         "controller.started",
                         controller=str(_endpoint(self.controller_socket)),
