@@ -37,6 +37,7 @@ _UP_SECS = 90.0
 ROOT = Account(user="root", password="toor")
 DEPLOY = Account(user="deploy", password="deploy123")
 ACCOUNTS = (ROOT, DEPLOY)
+SERVICES = ("ssh", "telnet")
 _CONTROL_HOST = 97
 _CONTROL = "ssh-keygen -qA; echo root:toor | chpasswd; mkdir -p /run/sshd; inetutils-inetd; exec /usr/sbin/sshd -D -e"
 
@@ -135,7 +136,7 @@ def looked_at(folder: Path, engine: LabEngine, lan: Lan) -> Iterator[tuple[Machi
     engine.sweep()
     settings = {"interface": lan.parent, "subnet": lan.subnet, "ip-range": f"{lan.host(128)}/25"}
     named = (("files-03", 20_231_011), ("db-2", 4_711))
-    specs = [DeckySpec(name=name, services=("ssh", "telnet"), accounts=ACCOUNTS, seed=seed) for name, seed in named]
+    specs = [DeckySpec(name=name, services=SERVICES, accounts=ACCOUNTS, seed=seed) for name, seed in named]
     with Worker(folder, docker_host=engine.docker_host, lan=settings, tap=True) as worker, Lan() as elsewhere:
         try:
             control = _plain_container(engine, elsewhere)

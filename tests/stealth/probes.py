@@ -87,6 +87,8 @@ SHELL_PROBES = {
     "probe-pages": "grep -hE 'uprobe|bpf' /proc/[0-9]*/maps 2>/dev/null | head -3",
     "traced": "grep -h TracerPid /proc/[0-9]*/status | sort -u",
     "services": "service ssh status; service cron status; service rsyslog status",
+    "programs": "readlink /proc/[0-9]*/exe | sort -u",
+    "let-in": "awk -F: '$2 !~ /^[!*]/ {print $1}' /etc/shadow",
     "init-descriptors": "ls -l /proc/1/fd",
 }
 """STRANGER stands for an address on the LAN that the machine has no business with."""

@@ -6,13 +6,16 @@ forces on every container, and what contains the deckies.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from decnet_agent.contracts import makeup, read_contract
+from tests.lab.image import CONTEXTS
 from tests.stealth.conftest import Machines
-from tests.stealth.machines import DEPLOY
+from tests.stealth.machines import ACCOUNTS, DEPLOY, SERVICES
 from tests.stealth.tells import INSIDE, OUTSIDE, TELLS, Verdict
 
 pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.slow]
@@ -71,3 +74,35 @@ def test_sudo_works_for_who_may(machines: Machines) -> None:
         assert DEPLOY.user in machine.seen["sudo"].rpartition(":")[2].split(",")
         done = machine.ssh(DEPLOY.user, DEPLOY.password, "sudo -S -p '' id -u", f"{DEPLOY.password}\n".encode())
         assert done.stdout.strip() == b"0", done
+
+
+def test_deckies_are_what_their_contracts_say(machines: Machines) -> None:
+    contracts = [read_contract(CONTEXTS / service) for service in SERVICES]
+    wanted = makeup(contracts)
+    for machine in machines[:2]:
+        seen = machine.seen
+        installed, programs = set(seen["installed"].split()), set(seen["programs"].splitlines())
+        for contract in contracts:
+            assert set(contract.packages) <= installed, contract.service
+            assert contract.health.process in programs, contract.service
+            assert machine.attacker.reaches(machine.address, contract.health.port), contract.service
+        assert json.loads(seen["wire"])["ports"] == sorted(wanted.ports)
+        # one number for all that it may ever have: no program inside gets more
+        bounding = re.findall(r"CapBnd:\s*([0-9a-f]+)", seen["capabilities"])
+        assert [int(mask, 16) for mask in bounding] == [sum(1 << CAPABILITIES[name] for name in wanted.capabilities)]
+        # whoever can log in is in the spec
+        assert set(seen["let-in"].split()) == {account.user for account in ACCOUNTS}
+
+
+CAPABILITIES = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "FOWNER": 3,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "NET_BIND_SERVICE": 10,
+    "SYS_CHROOT": 18,
+    "AUDIT_WRITE": 29,
+}
+"""Their bits. Source: capabilities(7), linux/capability.h."""
